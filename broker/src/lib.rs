@@ -1,0 +1,22 @@
+//! RabbitMQ for mayfly, nothing else: connect, topology, message contract, consume, publish, depth.
+//!
+//! Every call here has a deadline; nothing recovers by itself. When a connection or channel fails, its
+//! owner drops it and opens a fresh one.
+
+mod connection;
+mod depth;
+mod error;
+mod intake;
+mod message;
+mod publisher;
+mod topology;
+mod url;
+
+pub use connection::{CALL_LIMIT, Channel, Connection};
+pub use depth::{Depth, QueueState};
+pub use error::{Error, Result};
+pub use intake::{Intake, IntakeOptions, Taken};
+pub use message::{Header, Message, Outgoing, header};
+pub use publisher::{Publisher, Receipt};
+pub use topology::{QueueKind, QueueSpec, Topology};
+pub use url::{BadUrl, BrokerArgs, BrokerUrl};
