@@ -1,0 +1,358 @@
+//! What to do about a pool: the classic policy (facts/scaling §3.2).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Age, Decision, Fact, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause, Phase,
+    PoolState, QueueFacts, Unknown, UnknownWhat, Why, Withdraw, Worker,
+};
+use crate::{
+    config::{Config, PoolConfig},
+    time::Time,
+};
+
+/// A first decision accepts workers and state up to this old, so that an idle cadence does not slow a cold
+/// start; a launch needs a fresh listing on top.
+pub const LISTING_STALE_AFTER: Duration = Duration::from_secs(30);
+/// The least age at which a depth is stale.
+pub const DEPTH_STALE_AFTER: Duration = Duration::from_secs(2);
+/// Lead time where none was ever measured.
+const LEAD_PRIOR: Duration = Duration::from_secs(120);
+
+/// How many workers of a pool are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Counts {
+    /// Never been ready, not finished; intents included.
+    pub pending: u32,
+    /// Ready.
+    pub ready: u32,
+    /// End themselves.
+    pub draining: u32,
+    /// On a lost node.
+    pub lost: u32,
+}
+
+/// One pool, all that a decision looks at.
+struct Scene<'a> {
+    pool: &'a PoolConfig,
+    state: &'a PoolState,
+    workers: Vec<&'a Worker>,
+    counts: Counts,
+    need: Need,
+    empty_since: Option<Time>,
+    now: Time,
+}
+
+/// What waits in a pool's queues.
+#[derive(Debug, Default)]
+struct Need {
+    /// Ready messages over the known queues.
+    ready: u64,
+    /// The greatest estimated age over the known queues.
+    age: Option<Age>,
+    /// The first queue that is unknown.
+    unknown: Option<(String, Unknown)>,
+    /// The first queue that is missing, if no queue exists.
+    all_missing: Option<String>,
+    /// Whether at least one queue is known.
+    any_known: bool,
+}
+
+/// Decides for every configured pool, without regard to the quota.
+#[must_use]
+pub fn decide(
+    memory: &Memory,
+    observation: &Observation,
+    config: &Config,
+    now: Time,
+) -> BTreeMap<String, Decision> {
+    config
+        .pools
+        .iter()
+        .map(|pool| {
+            let state = observation.state.known().map(|record| record.pool(&pool.name)).unwrap_or_default();
+            (pool.name.clone(), decide_pool(memory, observation, config, pool, &state, now))
+        })
+        .collect()
+}
+
+/// Decides for one pool as if its state were `state`.
+#[must_use]
+pub fn decide_pool(
+    memory: &Memory,
+    observation: &Observation,
+    config: &Config,
+    pool: &PoolConfig,
+    state: &PoolState,
+    now: Time,
+) -> Decision {
+    let unknown = |what| move |unknown| Decision::Hold(Hold::Unknown { what, unknown });
+    if let Err(decision) =
+        observation.state.fresh(now, LISTING_STALE_AFTER).map_err(unknown(UnknownWhat::State))
+    {
+        return decision;
+    }
+    let workers =
+        match observation.workers.fresh(now, LISTING_STALE_AFTER).map_err(unknown(UnknownWhat::Workers)) {
+            Ok(workers) => workers,
+            Err(decision) => return decision,
+        };
+    let scene = Scene {
+        pool,
+        state,
+        workers: workers.iter().filter(|worker| worker.pool == pool.name).collect(),
+        counts: Counts::of(&pool.name, workers, &state.intents),
+        need: Need::of(pool, memory, observation, depth_stale_after(config), now),
+        empty_since: memory.empty_since(&pool.name),
+        now,
+    };
+    scene.withdraw().map_or_else(
+        || match scene.launch() {
+            Ok(launch) => Decision::Launch(launch),
+            Err(hold) => Decision::Hold(hold),
+        },
+        Decision::Withdraw,
+    )
+}
+
+/// A depth older than this is stale: three looks, at least 2 s.
+fn depth_stale_after(config: &Config) -> Duration {
+    (3 * config.check_interval).max(DEPTH_STALE_AFTER)
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Counts the pool's workers, and those intents that are not seen as Jobs.
+    #[must_use]
+    pub fn of(pool: &str, workers: &[Worker], intents: &[Intent]) -> Self {
+        let mut counts = Self::default();
+        for worker in workers.iter().filter(|worker| worker.pool == pool) {
+            match worker.phase {
+                Phase::Pending { .. } => counts.pending += 1,
+                Phase::Ready { .. } => counts.ready += 1,
+                Phase::Draining => counts.draining += 1,
+                Phase::Lost => counts.lost += 1,
+                Phase::Finished(_) => {}
+            }
+        }
+        for intent in intents {
+            let seen =
+                workers.iter().any(|worker| worker.pool == pool && worker.serial == Some(intent.serial));
+            counts.pending += u32::from(!seen);
+        }
+        counts
+    }
+
+    /// Workers that serve the queue now or soon.
+    #[must_use]
+    pub const fn useful(&self) -> u32 {
+        self.pending + self.ready
+    }
+
+    /// Workers that take a place.
+    #[must_use]
+    pub const fn occupied(&self) -> u32 {
+        self.useful() + self.draining + self.lost
+    }
+}
+
+// === impl Need ===
+
+impl Need {
+    fn of(pool: &PoolConfig, memory: &Memory, observation: &Observation, stale: Duration, now: Time) -> Self {
+        let mut need = Self::default();
+        let mut missing = None;
+        let mut present = false;
+        for queue in &pool.queues {
+            let not_yet_seen = Fact::Unknown(Unknown {
+                why: Why::NotYetSeen,
+                detail: "not looked at yet".to_owned(),
+                since: now,
+            });
+            match observation.queues.get(queue).unwrap_or(&not_yet_seen).fresh(now, stale) {
+                Ok(QueueFacts::Present { ready, .. }) => {
+                    present = true;
+                    need.ready += ready;
+                    let age = memory.age(queue, now);
+                    if age.map(|age| age.estimate) > need.age.map(|age| age.estimate) {
+                        need.age = age;
+                    }
+                }
+                Ok(QueueFacts::Missing) => missing = missing.or_else(|| Some(queue.clone())),
+                Err(unknown) => need.unknown = need.unknown.or_else(|| Some((queue.clone(), unknown))),
+            }
+        }
+        need.any_known = present || missing.is_some();
+        need.all_missing = missing.filter(|_| !present && need.unknown.is_none());
+        need
+    }
+
+    fn age(&self) -> Duration {
+        self.age.map_or(Duration::ZERO, |age| age.estimate)
+    }
+}
+
+// === impl Scene ===
+
+impl Scene<'_> {
+    /// Workers that have not started, though nothing waited for `withdraw_after`.
+    fn withdraw(&self) -> Option<Withdraw> {
+        // A queue that is not known now may hold messages: its last emptiness proves nothing.
+        if self.need.unknown.is_some() || self.need.ready > 0 {
+            return None;
+        }
+        let unneeded_for = self.now.since(self.empty_since?);
+        if unneeded_for < self.pool.withdraw_after {
+            return None;
+        }
+        let mut unstarted: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|worker| {
+                worker.serial.is_some() && matches!(worker.phase, Phase::Pending { started: false, .. })
+            })
+            .collect();
+        unstarted.sort_by_key(|worker| std::cmp::Reverse(worker.serial));
+        let surplus = self.counts.useful().saturating_sub(self.pool.min_workers);
+        unstarted.truncate(usize::try_from(surplus).unwrap_or(usize::MAX));
+        (!unstarted.is_empty()).then(|| Withdraw {
+            workers: unstarted.into_iter().map(|worker| worker.name.clone()).collect(),
+            unneeded_for,
+        })
+    }
+
+    fn launch(&self) -> Result<Launch, Hold> {
+        let Self { pool, state, counts, need, now, .. } = self;
+        if state.paused {
+            return Err(Hold::Paused);
+        }
+        if let Some(until) = state.cooldown_until.filter(|until| now < until) {
+            return Err(Hold::CoolingDown {
+                until,
+                failures: state.failures.standing(*now, pool.cooldown_cap),
+            });
+        }
+        let occupied = counts.occupied();
+        let room = pool.max_workers.map_or(u32::MAX, |maximum| maximum.saturating_sub(occupied));
+        let below_minimum = counts.useful() < pool.min_workers;
+        if let Some(maximum) = pool.max_workers
+            && room == 0
+            && (need.ready > 0 || below_minimum)
+        {
+            return Err(Hold::AtMaximum { occupied, maximum });
+        }
+        let paced = self.pacing(pool.launch_interval);
+        if below_minimum && need.any_known && counts.pending < pool.scale_increment && paced.is_none() {
+            let minimum = pool.min_workers;
+            let useful = counts.useful();
+            let count = (minimum - useful).min(pool.scale_increment - counts.pending).min(room);
+            return Ok(self.launch_of(count, LaunchReason::BelowMinimum { useful, minimum }));
+        }
+        if need.ready == 0 {
+            return Err(self.nothing_waits());
+        }
+        let gate = self.gate();
+        if counts.pending >= gate {
+            return Err(self.waiting_for_pending());
+        }
+        if let Some(until) = paced {
+            return Err(Hold::Pacing { until });
+        }
+        let reason = self.classic_reason()?;
+        if let Some(hold) = self.futile() {
+            return Err(hold);
+        }
+        Ok(self.launch_of(pool.scale_increment.min(room).min(gate - counts.pending), reason))
+    }
+
+    fn nothing_waits(&self) -> Hold {
+        match (&self.need.unknown, &self.need.all_missing) {
+            (Some((queue, unknown)), _) => {
+                Hold::Unknown { what: UnknownWhat::Queue(queue.clone()), unknown: unknown.clone() }
+            }
+            (None, Some(queue)) => Hold::QueueMissing { queue: queue.clone() },
+            (None, None) => Hold::Empty,
+        }
+    }
+
+    /// The earlier system's two rules: depth, and age of the oldest message.
+    fn classic_reason(&self) -> Result<LaunchReason, Hold> {
+        let Self { pool, counts, need, .. } = self;
+        let (ready, target) = (need.ready, pool.target_queue_size);
+        let (age, limit) = (need.age(), pool.force_empty_queue_interval);
+        if ready > target {
+            return Ok(LaunchReason::DepthAbove { ready, target });
+        }
+        // With workers alive the age rule adds at most one per interval: one that is busy with a two-hour job
+        // must not keep a small batch waiting, nor call for a new worker at every look.
+        if age > limit && (counts.useful() == 0 || self.pacing(limit).is_none()) {
+            return Ok(LaunchReason::MessageTooOld { ready, age, limit });
+        }
+        Err(Hold::BelowThreshold { ready, target, age, limit })
+    }
+
+    /// Holds when the workers there drain the queue before a new one would be ready.
+    fn futile(&self) -> Option<Hold> {
+        let Self { pool, state, counts, need, .. } = self;
+        let service_time = state.estimates.service_time?;
+        if !pool.skip_futile || counts.useful() == 0 {
+            return None;
+        }
+        // Without counters what is in flight is taken to be one message per ready worker, half done.
+        #[expect(clippy::cast_precision_loss, reason = "an estimate of seconds, not an account")]
+        let messages = need.ready as f64 + f64::from(counts.ready) / 2.0;
+        let drains_ms = messages * service_time.mean_ms / f64::from(counts.useful());
+        let drains_in = Duration::try_from_secs_f64(drains_ms / 1000.0).unwrap_or(Duration::MAX);
+        let lead = state.estimates.lead_time().unwrap_or(LEAD_PRIOR);
+        (drains_in <= lead).then_some(Hold::WouldArriveTooLate { drains_in, lead })
+    }
+
+    /// How many workers may be pending.
+    fn gate(&self) -> u32 {
+        let unready = self.workers.iter().filter_map(|worker| match worker.phase {
+            Phase::Pending { cause, .. } => Some(cause),
+            _ => None,
+        });
+        let mut pending = unready.chain(self.unseen_intents().map(|_| PendingCause::Intended)).peekable();
+        let nodes_coming = pending.peek().is_some() && pending.all(|cause| cause == PendingCause::NodeComing);
+        let while_scaling = if nodes_coming { self.pool.max_pending_while_scaling } else { 1 };
+        self.pool.scale_increment.max(while_scaling)
+    }
+
+    fn unseen_intents(&self) -> impl Iterator<Item = &Intent> {
+        let seen = |intent: &&Intent| self.workers.iter().any(|worker| worker.serial == Some(intent.serial));
+        self.state.intents.iter().filter(move |intent| !seen(intent))
+    }
+
+    fn waiting_for_pending(&self) -> Hold {
+        let pending = self.workers.iter().filter_map(|worker| match worker.phase {
+            Phase::Pending { cause, .. } => Some((worker.launched, cause)),
+            _ => None,
+        });
+        let intended = self.unseen_intents().map(|intent| (intent.stamp, PendingCause::Intended));
+        let (since, cause) = pending
+            .chain(intended)
+            .min_by_key(|(since, _)| *since)
+            .unwrap_or((self.now, PendingCause::Intended));
+        Hold::WaitingForPending { pending: self.counts.pending, age: self.now.since(since), cause }
+    }
+
+    /// When the next launch may be, if `interval` since the last one is not over.
+    fn pacing(&self, interval: Duration) -> Option<Time> {
+        self.state.last_launch().map(|last| last + interval).filter(|until| self.now < *until)
+    }
+
+    fn launch_of(&self, count: u32, reason: LaunchReason) -> Launch {
+        let taken: Vec<u32> = self
+            .workers
+            .iter()
+            .filter(|worker| !matches!(worker.phase, Phase::Finished(_)))
+            .filter_map(|worker| worker.slot)
+            .chain(self.state.intents.iter().map(|intent| intent.slot))
+            .collect();
+        let slots =
+            (0..).filter(|slot| !taken.contains(slot)).take(usize::try_from(count).unwrap_or(0)).collect();
+        Launch { slots, reason }
+    }
+}

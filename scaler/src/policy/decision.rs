@@ -1,0 +1,286 @@
+//! A decision and the numbers that it was made on: log field, metric label, Event reason, page text and
+//! test all derive from this one value.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use super::{PendingCause, Unknown, UnknownWhat};
+use crate::time::Time;
+
+/// What to do about a pool now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Create Jobs.
+    Launch(Launch),
+    /// Take pending workers back.
+    Withdraw(Withdraw),
+    /// Do nothing, for a reason.
+    Hold(Hold),
+}
+
+/// Create one Job per slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Launch {
+    /// The slots, lowest free first.
+    pub slots: Vec<u32>,
+    /// Why.
+    pub reason: LaunchReason,
+}
+
+/// Why to launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaunchReason {
+    /// Fewer useful workers than are to be kept warm.
+    BelowMinimum {
+        /// Useful workers.
+        useful: u32,
+        /// `min_workers`.
+        minimum: u32,
+    },
+    /// More messages wait than the threshold allows.
+    DepthAbove {
+        /// Ready messages.
+        ready: u64,
+        /// `target_queue_size`.
+        target: u64,
+    },
+    /// The oldest message waits too long.
+    MessageTooOld {
+        /// Ready messages.
+        ready: u64,
+        /// Its estimated age.
+        age: Duration,
+        /// `force_empty_queue_interval`.
+        limit: Duration,
+    },
+}
+
+/// Take back workers that have not started and that nothing needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Withdraw {
+    /// Their Job names, newest first.
+    pub workers: Vec<String>,
+    /// How long nothing needed them.
+    pub unneeded_for: Duration,
+}
+
+/// Why not to launch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// Something that the decision needs is not known.
+    Unknown {
+        /// What.
+        what: UnknownWhat,
+        /// Why and since when.
+        unknown: Unknown,
+    },
+    /// A person paused the pool.
+    Paused,
+    /// Workers failed; wait before the next try.
+    CoolingDown {
+        /// Until when.
+        until: Time,
+        /// Failures in a row.
+        failures: u32,
+    },
+    /// As many workers as allowed.
+    AtMaximum {
+        /// Occupied workers.
+        occupied: u32,
+        /// `max_workers`.
+        maximum: u32,
+    },
+    /// Other pools use the quota.
+    QuotaReached {
+        /// Occupied workers over all pools.
+        occupied: u32,
+        /// The quota.
+        quota: u32,
+    },
+    /// Nothing waits.
+    Empty,
+    /// No queue of the pool exists.
+    QueueMissing {
+        /// The first of them.
+        queue: String,
+    },
+    /// A worker is not ready yet.
+    WaitingForPending {
+        /// Pending workers.
+        pending: u32,
+        /// Age of the oldest of them.
+        age: Duration,
+        /// Why it is not ready.
+        cause: PendingCause,
+    },
+    /// The last launch was too short ago.
+    Pacing {
+        /// When the next one may be.
+        until: Time,
+    },
+    /// Too little waits, not long enough.
+    BelowThreshold {
+        /// Ready messages.
+        ready: u64,
+        /// `target_queue_size`.
+        target: u64,
+        /// The oldest message's estimated age.
+        age: Duration,
+        /// When the age alone would launch: `force_empty_queue_interval`.
+        limit: Duration,
+    },
+    /// The workers there drain the queue before a new one would be ready.
+    WouldArriveTooLate {
+        /// Time until the queue is drained.
+        drains_in: Duration,
+        /// Time until a new worker would be ready.
+        lead: Duration,
+    },
+}
+
+// === impl Decision ===
+
+impl Decision {
+    /// The name used as log field, metric label and Event reason.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Launch(launch) => launch.reason.as_str(),
+            Self::Withdraw(_) => "Unneeded",
+            Self::Hold(hold) => hold.as_str(),
+        }
+    }
+
+    /// `launch`, `withdraw` or `hold`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Launch(_) => "launch",
+            Self::Withdraw(_) => "withdraw",
+            Self::Hold(_) => "hold",
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Launch(Launch { slots, reason }) => write!(formatter, "launch {}: {reason}", slots.len()),
+            Self::Withdraw(Withdraw { workers, unneeded_for }) => {
+                write!(
+                    formatter,
+                    "take back {}: nothing needed it for {}",
+                    workers.len(),
+                    seconds(*unneeded_for)
+                )
+            }
+            Self::Hold(hold) => write!(formatter, "hold: {hold}"),
+        }
+    }
+}
+
+// === impl LaunchReason ===
+
+impl LaunchReason {
+    /// The name used as log field, metric label and Event reason.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::BelowMinimum { .. } => "BelowMinimum",
+            Self::DepthAbove { .. } => "DepthAbove",
+            Self::MessageTooOld { .. } => "MessageTooOld",
+        }
+    }
+}
+
+impl fmt::Display for LaunchReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BelowMinimum { useful, minimum } => {
+                write!(formatter, "{useful} useful of at least {minimum} workers")
+            }
+            Self::DepthAbove { ready, target } => {
+                write!(formatter, "{ready} messages wait, more than {target}")
+            }
+            Self::MessageTooOld { ready, age, limit } => write!(
+                formatter,
+                "{ready} messages wait, the oldest for {}, longer than {}",
+                seconds(*age),
+                seconds(*limit)
+            ),
+        }
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// The name used as log field and metric label.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "Unknown",
+            Self::Paused => "Paused",
+            Self::CoolingDown { .. } => "CoolingDown",
+            Self::AtMaximum { .. } => "AtMaximum",
+            Self::QuotaReached { .. } => "QuotaReached",
+            Self::Empty => "Empty",
+            Self::QueueMissing { .. } => "QueueMissing",
+            Self::WaitingForPending { .. } => "WaitingForPending",
+            Self::Pacing { .. } => "Pacing",
+            Self::BelowThreshold { .. } => "BelowThreshold",
+            Self::WouldArriveTooLate { .. } => "WouldArriveTooLate",
+        }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { what, unknown } => {
+                write!(formatter, "{what} {}: {}", unknown.why.as_str(), unknown.detail)
+            }
+            Self::Paused => formatter.write_str("the pool is paused"),
+            Self::CoolingDown { until, failures } => {
+                write!(formatter, "cooling down until {until} after {failures} failed workers")
+            }
+            Self::AtMaximum { occupied, maximum } => {
+                write!(formatter, "{occupied} of at most {maximum} workers")
+            }
+            Self::QuotaReached { occupied, quota } => {
+                write!(formatter, "{occupied} workers over all pools, the quota is {quota}")
+            }
+            Self::Empty => formatter.write_str("nothing waits"),
+            Self::QueueMissing { queue } => write!(formatter, "queue {queue} does not exist"),
+            Self::WaitingForPending { pending, age, cause } => {
+                write!(
+                    formatter,
+                    "{pending} workers pending, the oldest for {} ({})",
+                    seconds(*age),
+                    cause.as_str()
+                )
+            }
+            Self::Pacing { until } => write!(formatter, "the next launch may be at {until}"),
+            Self::BelowThreshold { ready, target, age, limit } => write!(
+                formatter,
+                "{ready} messages wait, not more than {target}; the oldest for {} of {}",
+                seconds(*age),
+                seconds(*limit)
+            ),
+            Self::WouldArriveTooLate { drains_in, lead } => write!(
+                formatter,
+                "drained in {}, before a new worker would be ready in {}",
+                seconds(*drains_in),
+                seconds(*lead)
+            ),
+        }
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}

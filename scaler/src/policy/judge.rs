@@ -1,0 +1,178 @@
+//! Folds what the listing proves into the record, once fleet-wide: settled intents, and outcomes of ended
+//! workers with what they teach.
+
+use std::time::Duration;
+
+use mayfly_service::{
+    ExitCode,
+    report::{ExitReason, ExitReport},
+};
+
+use super::{Ending, Estimates, Phase, PoolState, ServiceTime, StateRecord, Worker};
+use crate::{config::Config, time::Time};
+
+/// Lead times remembered.
+const LEAD_TIMES: usize = 20;
+/// Done messages that the service time's mean rests on.
+const SERVICE_WINDOW: f64 = 200.0;
+
+/// A judged record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The record with everything folded in.
+    pub record: StateRecord,
+    /// What was folded in, for the log.
+    pub verdicts: Vec<(String, Verdict)>,
+}
+
+/// What an ended worker means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It did its part, or ended for a reason that is nobody's fault.
+    Fine(Option<ExitReason>),
+    /// It failed, in words.
+    Failed(String),
+    /// It never started: no failure, its serial is burnt.
+    NeverStarted,
+}
+
+/// Folds `workers`, listed after `record` was read, into it.
+#[must_use]
+pub fn judge(record: &StateRecord, workers: &[Worker], config: &Config, now: Time) -> Judgement {
+    let mut judgement = Judgement { record: record.clone(), verdicts: Vec::new() };
+    let names = workers.iter().map(|worker| worker.pool.clone()).chain(record.pools.keys().cloned());
+    for name in names.collect::<std::collections::BTreeSet<_>>() {
+        let mut listed: Vec<_> = workers.iter().filter(|worker| worker.pool == name).collect();
+        listed.sort_by_key(|worker| worker.serial);
+        let state = judgement.record.pool_mut(&name);
+        settle_intents(state, &listed);
+        judge_endings(state, &name, &listed, config, now, &mut judgement.verdicts);
+        // A serial is kept while its Job exists: the record was read before the listing, so a Job that the
+        // listing lacks is gone for good.
+        state.judged.retain(|serial| listed.iter().any(|worker| worker.serial == Some(*serial)));
+    }
+    judgement
+}
+
+fn settle_intents(state: &mut PoolState, listed: &[&Worker]) {
+    let (settled, open) = std::mem::take(&mut state.intents)
+        .into_iter()
+        .partition(|intent| listed.iter().any(|worker| worker.serial == Some(intent.serial)));
+    state.intents = open;
+    for intent in Vec::from_iter(settled) {
+        state.last_settled_launch = state.last_settled_launch.max(Some(intent.stamp));
+    }
+    // A Job of ours whose intent was withdrawn, or whose record was lost, must not be named again.
+    if let Some(highest) = listed.iter().filter_map(|worker| worker.serial).max() {
+        state.next_serial = state.next_serial.max(highest.saturating_add(1));
+    }
+}
+
+fn judge_endings(
+    state: &mut PoolState,
+    name: &str,
+    listed: &[&Worker],
+    config: &Config,
+    now: Time,
+    verdicts: &mut Vec<(String, Verdict)>,
+) {
+    let mut endings: Vec<_> = listed
+        .iter()
+        .filter_map(|worker| match (&worker.phase, worker.serial) {
+            (Phase::Finished(ending), Some(serial)) if !state.judged.contains(&serial) => {
+                Some((worker, serial, ending))
+            }
+            _ => None,
+        })
+        .collect();
+    endings.sort_by_key(|(_, _, ending)| ending.at);
+    for (worker, serial, ending) in endings {
+        let verdict = ending.verdict();
+        state.judged.push(serial);
+        state.estimates.learn(ending);
+        if ending.report.as_ref().is_some_and(|report| report.done > 0) {
+            state.forgive();
+        }
+        if let (Verdict::Failed(_), Some(pool)) =
+            (&verdict, config.pools.iter().find(|pool| pool.name == name))
+        {
+            state.fail(pool, now);
+        }
+        verdicts.push((worker.name.clone(), verdict));
+    }
+    state.judged.sort_unstable();
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// Whether the worker failed (facts/scaling §3.4): exit 78 or 75, or an end before ready, always; exit 70
+    /// or an end without report, unless something was done. Exit 69 after ready is a disruption.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if !self.started && self.report.is_none() {
+            return Verdict::NeverStarted;
+        }
+        let Some(report) = &self.report else {
+            return Verdict::Failed("ended without a report".to_owned());
+        };
+        let was_ready = report.startup_ms.is_some();
+        let is = |code: ExitCode| self.exit_code == Some(code.code());
+        let fine = is(ExitCode::Ok)
+            || (is(ExitCode::Unavailable) && was_ready)
+            || (!is(ExitCode::Config) && !is(ExitCode::TempFail) && was_ready && report.done > 0);
+        if fine {
+            Verdict::Fine(Some(report.reason))
+        } else {
+            Verdict::Failed(failure_text(self.exit_code, report))
+        }
+    }
+}
+
+fn failure_text(exit_code: Option<u8>, report: &ExitReport) -> String {
+    let code =
+        exit_code.map_or_else(|| "without an exit code".to_owned(), |code| format!("with exit code {code}"));
+    let detail = report.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+    format!("ended {code} ({}){detail}", report.reason.as_str())
+}
+
+// === impl Estimates ===
+
+impl Estimates {
+    fn learn(&mut self, ending: &Ending) {
+        if let Some(lead_time) = ending.lead_time {
+            self.lead_times_ms.push(u64::try_from(lead_time.as_millis()).unwrap_or(u64::MAX));
+            let surplus = self.lead_times_ms.len().saturating_sub(LEAD_TIMES);
+            self.lead_times_ms.drain(..surplus);
+        }
+        if let Some(report) = ending.report.as_ref().filter(|report| report.done > 0) {
+            self.service_time = Some(ServiceTime::folded(self.service_time, report));
+        }
+    }
+
+    /// The 80th percentile of the last lead times; `None` if none was measured.
+    #[must_use]
+    pub fn lead_time(&self) -> Option<Duration> {
+        let mut sorted = self.lead_times_ms.clone();
+        sorted.sort_unstable();
+        let index = (sorted.len() * 4).div_ceil(5).checked_sub(1)?;
+        sorted.get(index).map(|millis| Duration::from_millis(*millis))
+    }
+}
+
+// === impl ServiceTime ===
+
+impl ServiceTime {
+    /// A mean over about the last [`SERVICE_WINDOW`] done messages: the report's own mean weighs as much as
+    /// its messages.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
+    fn folded(before: Option<Self>, report: &ExitReport) -> Self {
+        let weight = (report.done as f64).min(SERVICE_WINDOW);
+        // Handler time of retried and dead-lettered messages is in busy_ms as well.
+        let handled = report.done + report.retried + report.dead_lettered;
+        let mean_ms = report.busy_ms as f64 / handled as f64;
+        let Some(before) = before else { return Self { mean_ms, weight } };
+        let kept = before.weight.min(SERVICE_WINDOW - weight);
+        Self { mean_ms: (before.mean_ms * kept + mean_ms * weight) / (kept + weight), weight: kept + weight }
+    }
+}

@@ -1,0 +1,28 @@
+//! The pure core: no await, clock, environment, log or client. Everything that it knows is an argument, so
+//! the live loop, the tests and the simulator run the same code.
+
+mod age;
+mod cooldown;
+mod decide;
+mod decision;
+mod judge;
+mod memory;
+mod observation;
+mod record;
+mod share;
+
+pub use age::{Age, QueueMarks};
+pub use decide::{Counts, DEPTH_STALE_AFTER, LISTING_STALE_AFTER, decide, decide_pool};
+pub use decision::{Decision, Hold, Launch, LaunchReason, Withdraw};
+pub use judge::{Judgement, Verdict, judge};
+pub use memory::{Memory, remember};
+pub use observation::{
+    Ending, Fact, Observation, PendingCause, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker,
+};
+pub use record::{
+    Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
+};
+pub use share::share;
+
+#[cfg(test)]
+mod tests;

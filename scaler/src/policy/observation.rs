@@ -1,0 +1,222 @@
+//! What was seen, and what could not be seen: unknown is a value with a name, never zero.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use mayfly_service::report::ExitReport;
+use serde::Serialize;
+
+use super::StateRecord;
+use crate::time::Time;
+
+/// Something observed, with the moment of it, or the reason why it could not be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact<T> {
+    /// Observed.
+    Known {
+        /// What.
+        value: T,
+        /// When the question was sent.
+        at: Time,
+    },
+    /// Not observed.
+    Unknown(Unknown),
+}
+
+/// An observation that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unknown {
+    /// Why.
+    pub why: Why,
+    /// The error with its causes, for people.
+    pub detail: String,
+    /// Since when.
+    pub since: Time,
+}
+
+/// Why something is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// Not looked at yet.
+    NotYetSeen,
+    /// No answer, or no connection.
+    Unreachable,
+    /// We have no permission.
+    Forbidden,
+    /// The answer is too old.
+    Stale,
+    /// The state record is damaged, written by a newer scaler, or lost beside live workers.
+    Unusable,
+}
+
+/// Which part of the observation is unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownWhat {
+    /// The workers.
+    Workers,
+    /// The state record.
+    State,
+    /// This queue.
+    Queue(String),
+}
+
+/// What is known of one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueFacts {
+    /// It exists.
+    Present {
+        /// Messages waiting.
+        ready: u64,
+        /// Registered consumers.
+        consumers: u64,
+    },
+    /// It does not exist: adds no need, and is not an error.
+    Missing,
+}
+
+/// One look at the world. Parts may be of different age.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    /// Every configured queue.
+    pub queues: BTreeMap<String, Fact<QueueFacts>>,
+    /// All workers of the instance.
+    pub workers: Fact<Vec<Worker>>,
+    /// The state record, judged.
+    pub state: Fact<StateRecord>,
+}
+
+/// One worker as its launcher lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Worker {
+    /// The Job's name.
+    pub name: String,
+    /// Its pool.
+    pub pool: String,
+    /// The number in its name; `None` if a person started it.
+    pub serial: Option<u64>,
+    /// Its slot; `None` if a person started it.
+    pub slot: Option<u32>,
+    /// When it was launched: the intent's stamp.
+    pub launched: Time,
+    /// Where it is in its life.
+    pub phase: Phase,
+}
+
+/// Where a worker is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Never been ready, not finished.
+    Pending {
+        /// Whether a process or container of it has started: if so, it is never taken back.
+        started: bool,
+        /// Why it is not ready yet.
+        cause: PendingCause,
+    },
+    /// Its consumer is registered, or was: once ready it stays so here.
+    Ready {
+        /// When it became ready.
+        since: Time,
+    },
+    /// Ends itself.
+    Draining,
+    /// Its node is lost.
+    Lost,
+    /// Ended.
+    Finished(Ending),
+}
+
+/// Why a pending worker is not ready yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PendingCause {
+    /// Its intent is written, its Job not seen yet.
+    Intended,
+    /// It waits for its node (process launcher: the start delay).
+    NodeComing,
+    /// Its process starts.
+    Starting,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ending {
+    /// When, as far as known.
+    pub at: Time,
+    /// Whether its process ever started.
+    pub started: bool,
+    /// Launch to ready, if it ever was.
+    pub lead_time: Option<Duration>,
+    /// Its exit code, if known.
+    pub exit_code: Option<u8>,
+    /// Its report; `None` if it died without one.
+    pub report: Option<ExitReport>,
+}
+
+// === impl Fact ===
+
+impl<T> Fact<T> {
+    /// The value, if it is known and not older than `limit`.
+    pub fn fresh(&self, now: Time, limit: Duration) -> Result<&T, Unknown> {
+        match self {
+            Self::Known { value, at } if now.since(*at) <= limit => Ok(value),
+            Self::Known { at, .. } => {
+                Err(Unknown { why: Why::Stale, detail: "the last answer is too old".to_owned(), since: *at })
+            }
+            Self::Unknown(unknown) => Err(unknown.clone()),
+        }
+    }
+
+    /// The value whatever its age.
+    pub const fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known { value, .. } => Some(value),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+// === impl Why ===
+
+impl Why {
+    /// The name used in logs, metrics and pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotYetSeen => "not yet seen",
+            Self::Unreachable => "unreachable",
+            Self::Forbidden => "forbidden",
+            Self::Stale => "stale",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
+// === impl UnknownWhat ===
+
+impl std::fmt::Display for UnknownWhat {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Workers => formatter.write_str("workers"),
+            Self::State => formatter.write_str("state record"),
+            Self::Queue(name) => write!(formatter, "queue {name}"),
+        }
+    }
+}
+
+// === impl PendingCause ===
+
+impl PendingCause {
+    /// The name used in logs, metrics and pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Intended => "launch intended",
+            Self::NodeComing => "node coming",
+            Self::Starting => "starting",
+        }
+    }
+}
