@@ -1,20 +1,26 @@
 //! Connections and channels that never recover by themselves.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use crate::{BrokerUrl, Result};
+use lapin::{ConnectionProperties, options::ConfirmSelectOptions};
+use mayfly_service::deadline;
 
-/// The limit of one ordinary broker call (declare, qos, cancel, close, confirm).
+use crate::{BrokerUrl, Error, Result};
+
+/// The limit of one ordinary broker call (declare, qos, cancel, close).
 pub const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// One AMQP connection.
+/// AMQP's reply code for an orderly close.
+const REPLY_SUCCESS: u16 = 200;
+
+/// One AMQP connection. Dropping it closes it in the background; [`close`](Self::close) waits for that.
 #[derive(Debug)]
 pub struct Connection {
     inner: lapin::Connection,
 }
 
-/// One channel of a [`Connection`].
-#[derive(Debug, Clone)]
+/// One channel of a [`Connection`]. The last clone that is dropped closes it in the background.
+#[derive(Clone)]
 pub struct Channel {
     inner: lapin::Channel,
 }
@@ -26,8 +32,13 @@ impl Connection {
     ///
     /// # Errors
     /// `Unreachable`, `AccessRefused` or `Deadline`.
-    pub async fn open(_url: &BrokerUrl, _name: &str, _limit: Duration) -> Result<Self> {
-        todo!()
+    pub async fn open(url: &BrokerUrl, name: &str, limit: Duration) -> Result<Self> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let inner =
+            deadline("open connection", limit, lapin::Connection::connect_uri(url.uri().clone(), properties))
+                .await?
+                .map_err(|source| Error::connect(url, source))?;
+        Ok(Self { inner })
     }
 
     /// A new channel.
@@ -35,20 +46,24 @@ impl Connection {
     /// # Errors
     /// `Lost` or `Deadline`.
     pub async fn channel(&self) -> Result<Channel> {
-        todo!()
+        let inner = deadline("open channel", CALL_LIMIT, self.inner.create_channel())
+            .await?
+            .map_err(|source| Error::lost("open channel", source))?;
+        Ok(Channel { inner })
     }
 
     /// Whether the connection is usable as far as we know.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        todo!()
+        self.inner.status().connected()
     }
 
     /// Whether the broker blocks publishing (memory or disk alarm). While it does, lapin writes nothing at
-    /// all on this connection, acks included: never publish on a consuming connection.
+    /// all on this connection, acks included: never publish on a consuming connection. The broker tells it
+    /// after the first message that it did not take, never to a connection that only consumes.
     #[must_use]
     pub fn is_blocked(&self) -> bool {
-        todo!()
+        self.inner.status().blocked()
     }
 
     /// Closes with a handshake: when it returns `Ok`, the broker has processed all that was sent.
@@ -56,7 +71,13 @@ impl Connection {
     /// # Errors
     /// `Lost` or `Deadline`.
     pub async fn close(self) -> Result<()> {
-        todo!()
+        deadline("close connection", CALL_LIMIT, self.inner.close(REPLY_SUCCESS, "done".into()))
+            .await?
+            .map_err(|source| Error::lost("close connection", source))
+    }
+
+    pub(crate) fn status(&self) -> &lapin::ConnectionStatus {
+        self.inner.status()
     }
 }
 
@@ -66,7 +87,7 @@ impl Channel {
     /// Whether the channel is usable as far as we know: a 404 or 403 closes it, the connection survives.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        todo!()
+        self.inner.status().connected()
     }
 
     /// Closes with a handshake: when it returns `Ok`, the broker has processed all that was sent on it.
@@ -74,10 +95,30 @@ impl Channel {
     /// # Errors
     /// `Lost` or `Deadline`.
     pub async fn close(&self) -> Result<()> {
-        todo!()
+        deadline("close channel", CALL_LIMIT, self.inner.close(REPLY_SUCCESS, "done".into()))
+            .await?
+            .map_err(|source| Error::lost("close channel", source))
+    }
+
+    /// Puts the channel into confirm mode.
+    pub(crate) async fn confirm_select(&self) -> Result<()> {
+        deadline("confirm select", CALL_LIMIT, self.inner.confirm_select(ConfirmSelectOptions::default()))
+            .await?
+            .map_err(|source| Error::lost("confirm select", source))
     }
 
     pub(crate) const fn raw(&self) -> &lapin::Channel {
         &self.inner
+    }
+}
+
+/// lapin's own form lists every message in flight.
+impl fmt::Debug for Channel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Channel")
+            .field("id", &self.inner.id())
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
     }
 }

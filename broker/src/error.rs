@@ -1,6 +1,10 @@
 //! Everything that can go wrong at the broker, as its users must tell it apart.
 
+use std::{fmt, time::Duration};
+
 use mayfly_service::{DeadlineExceeded, ExitCode};
+
+use crate::BrokerUrl;
 
 /// The result of a broker call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -15,7 +19,7 @@ pub enum Error {
         endpoint: String,
         /// What the client library said.
         #[source]
-        source: lapin::Error,
+        source: Cause,
     },
     /// User name or password is wrong, or the user may not use this virtual host.
     #[error("broker {endpoint} refuses user {user:?}")]
@@ -26,7 +30,7 @@ pub enum Error {
         user: String,
         /// What the broker said.
         #[source]
-        source: lapin::Error,
+        source: Cause,
     },
     /// The queue does not exist.
     #[error("queue {queue:?} does not exist")]
@@ -41,7 +45,7 @@ pub enum Error {
         queue: String,
         /// What the broker said.
         #[source]
-        source: lapin::Error,
+        source: Cause,
     },
     /// The queue exists with other arguments than asked for.
     #[error("queue {queue:?} exists with other properties")]
@@ -50,7 +54,7 @@ pub enum Error {
         queue: String,
         /// What the broker said: names the property.
         #[source]
-        source: lapin::Error,
+        source: Cause,
     },
     /// The connection or its channel ended under the call. Whether it took effect is unknown.
     #[error("connection to the broker was lost during {what}")]
@@ -59,11 +63,33 @@ pub enum Error {
         what: &'static str,
         /// What the client library said; absent when the stream just ended.
         #[source]
-        source: Option<lapin::Error>,
+        source: Option<Cause>,
     },
     /// No answer in time. Whether it took effect is unknown.
     #[error(transparent)]
     Deadline(#[from] DeadlineExceeded),
+    /// The broker does not accept messages: it is short of memory or disk. Which of the messages that were
+    /// sent took effect is unknown.
+    #[error("broker has blocked publishing for {waited:?} (memory or disk alarm)")]
+    Blocked {
+        /// How long we waited for it to end.
+        waited: Duration,
+    },
+    /// The broker refused a message as such, for example because it is too large, and closed the channel.
+    #[error("broker refuses a message for queue {queue:?}")]
+    Refused {
+        /// The queue it was meant for.
+        queue: String,
+        /// What the broker said.
+        #[source]
+        source: Cause,
+    },
+    /// No queue can have this name: it is longer than 255 bytes.
+    #[error("queue name of {length} bytes is too long (255 at most)")]
+    NameTooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
     /// The broker did not take a message: its queue is full.
     #[error("broker refused message {message_id} for queue {queue:?}: the queue is full")]
     Nacked {
@@ -82,13 +108,34 @@ pub enum Error {
     },
 }
 
+/// What the client library or the broker said, as one line without repetitions.
+#[derive(Debug, Clone)]
+pub struct Cause(lapin::Error);
+
+/// The reply codes of AMQP 0-9-1 that we tell apart.
+mod reply {
+    pub(super) const CONTENT_TOO_LARGE: u16 = 311;
+    pub(super) const ACCESS_REFUSED: u16 = 403;
+    pub(super) const NOT_FOUND: u16 = 404;
+    pub(super) const RESOURCE_LOCKED: u16 = 405;
+    pub(super) const PRECONDITION_FAILED: u16 = 406;
+    pub(super) const NOT_ALLOWED: u16 = 530;
+}
+
 // === impl Error ===
 
 impl Error {
     /// Whether trying again later, unchanged, can succeed.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Lost { .. } | Self::Deadline(_) | Self::Nacked { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::Lost { .. }
+                | Self::Deadline(_)
+                | Self::Blocked { .. }
+                | Self::Nacked { .. }
+        )
     }
 
     /// The exit code of a program that ends with this error.
@@ -96,12 +143,83 @@ impl Error {
     pub const fn exit_code(&self) -> ExitCode {
         match self {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Deadline(_) => ExitCode::Unavailable,
-            Self::Nacked { .. } => ExitCode::TempFail,
+            Self::Nacked { .. } | Self::Blocked { .. } => ExitCode::TempFail,
             Self::AccessRefused { .. }
             | Self::QueueMissing { .. }
             | Self::Forbidden { .. }
             | Self::Conflict { .. }
+            | Self::Refused { .. }
+            | Self::NameTooLong { .. }
             | Self::Unroutable { .. } => ExitCode::Config,
         }
     }
+
+    /// A connection attempt failed.
+    pub(crate) fn connect(url: &BrokerUrl, source: lapin::Error) -> Self {
+        let endpoint = url.endpoint();
+        let source = Cause(source);
+        match source.reply_code() {
+            // A limit on connections is reported with the code of a missing virtual host, but it passes.
+            Some(reply::NOT_ALLOWED) if source.to_string().contains("limit") => {
+                Self::Unreachable { endpoint, source }
+            }
+            Some(reply::ACCESS_REFUSED | reply::NOT_ALLOWED) => {
+                Self::AccessRefused { endpoint, user: url.user().to_owned(), source }
+            }
+            _ => Self::Unreachable { endpoint, source },
+        }
+    }
+
+    /// A call that names a queue failed.
+    pub(crate) fn queue(queue: &str, what: &'static str, source: lapin::Error) -> Self {
+        let queue = queue.to_owned();
+        let source = Cause(source);
+        match source.reply_code() {
+            Some(reply::NOT_FOUND) => Self::QueueMissing { queue },
+            Some(reply::ACCESS_REFUSED | reply::RESOURCE_LOCKED) => Self::Forbidden { queue, source },
+            Some(reply::PRECONDITION_FAILED) => Self::Conflict { queue, source },
+            _ => Self::Lost { what, source: Some(source) },
+        }
+    }
+
+    /// Publishing to `queue` failed.
+    pub(crate) fn publish(queue: &str, source: lapin::Error) -> Self {
+        let queue = queue.to_owned();
+        let source = Cause(source);
+        match source.reply_code() {
+            Some(reply::ACCESS_REFUSED) => Self::Forbidden { queue, source },
+            Some(reply::PRECONDITION_FAILED | reply::CONTENT_TOO_LARGE) => Self::Refused { queue, source },
+            _ => Self::Lost { what: "publish", source: Some(source) },
+        }
+    }
+
+    /// Any other call failed: its channel or connection is gone.
+    pub(crate) const fn lost(what: &'static str, source: lapin::Error) -> Self {
+        Self::Lost { what, source: Some(Cause(source)) }
+    }
 }
+
+// === impl Cause ===
+
+impl Cause {
+    /// The broker's reply code, where it was the broker that refused.
+    fn reply_code(&self) -> Option<u16> {
+        match self.0.kind() {
+            lapin::ErrorKind::ProtocolError(error) => Some(error.get_id()),
+            _ => None,
+        }
+    }
+}
+
+/// lapin's own texts repeat their source and name its internals.
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.kind() {
+            lapin::ErrorKind::ProtocolError(error) => write!(formatter, "{}", error.get_message()),
+            lapin::ErrorKind::IOError(error) => write!(formatter, "{error}"),
+            _ => write!(formatter, "{}", self.0),
+        }
+    }
+}
+
+impl std::error::Error for Cause {}

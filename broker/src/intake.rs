@@ -1,6 +1,13 @@
 //! Consuming with an explicit end: cancel, drain to the end marker, settle, close.
 
-use crate::{Connection, Message, Result};
+use futures_util::StreamExt;
+use lapin::{
+    options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::{AMQPValue, FieldTable},
+};
+use mayfly_service::deadline;
+
+use crate::{CALL_LIMIT, Connection, Error, Message, Result, message::short};
 
 /// How to consume.
 #[derive(Debug, Clone)]
@@ -15,11 +22,14 @@ pub struct IntakeOptions {
     pub tag: String,
 }
 
-/// A registered consumer on a channel of its own.
+/// A registered consumer on a channel of its own. Dropping it gives back what was not settled.
 #[derive(Debug)]
 pub struct Intake {
     channel: crate::Channel,
+    /// Absent once its stream has ended: the stream must not be polled after that.
     consumer: Option<lapin::Consumer>,
+    /// Whether the end was asked for by us.
+    cancelled: bool,
 }
 
 /// What came out of an [`Intake`].
@@ -38,8 +48,21 @@ impl Intake {
     ///
     /// # Errors
     /// `QueueMissing`, `Forbidden`, `Lost` or `Deadline`.
-    pub async fn open(_connection: &Connection, _options: &IntakeOptions) -> Result<Self> {
-        todo!()
+    pub async fn open(connection: &Connection, options: &IntakeOptions) -> Result<Self> {
+        let IntakeOptions { queue, prefetch, priority, tag } = options;
+        let name = short(queue).ok_or(Error::NameTooLong { length: queue.len() })?;
+        let tag = short(tag).unwrap_or_default();
+        let channel = connection.channel().await?;
+        deadline("set prefetch", CALL_LIMIT, channel.raw().basic_qos(*prefetch, BasicQosOptions::default()))
+            .await?
+            .map_err(|source| Error::lost("set prefetch", source))?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-priority".into(), AMQPValue::LongInt(*priority));
+        let call = channel.raw().basic_consume(name, tag, BasicConsumeOptions::default(), arguments);
+        let consumer = deadline("consume", CALL_LIMIT, call)
+            .await?
+            .map_err(|source| Error::queue(queue, "consume", source))?;
+        Ok(Self { channel, consumer: Some(consumer), cancelled: false })
     }
 
     /// The next message. Cancel-safe. After our own cancel it yields what was already delivered, then
@@ -49,15 +72,36 @@ impl Intake {
     /// # Errors
     /// `Lost`.
     pub async fn next(&mut self) -> Result<Taken> {
-        todo!()
+        let Some(consumer) = &mut self.consumer else { return std::future::pending().await };
+        match consumer.next().await {
+            Some(Ok(delivery)) => Ok(Taken::Message(Message::from(delivery))),
+            Some(Err(source)) => {
+                self.consumer = None;
+                Err(Error::lost("consume", source))
+            }
+            None => {
+                self.consumer = None;
+                // A channel that was closed under our cancel ends the stream the same way.
+                if self.cancelled && self.channel.is_open() {
+                    Ok(Taken::Drained)
+                } else {
+                    Err(Error::Lost { what: "consume", source: None })
+                }
+            }
+        }
     }
 
-    /// Asks the broker for no more messages.
+    /// Asks the broker for no more messages. Keep calling [`next`](Self::next) until it is drained.
     ///
     /// # Errors
     /// `Lost` or `Deadline`.
     pub async fn cancel(&mut self) -> Result<()> {
-        todo!()
+        let Some(consumer) = &self.consumer else { return Ok(()) };
+        self.cancelled = true;
+        let call = self.channel.raw().basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        deadline("cancel consumer", CALL_LIMIT, call)
+            .await?
+            .map_err(|source| Error::lost("cancel consumer", source))
     }
 
     /// Acknowledges `tag`, and with `multiple` every unsettled delivery before it. `Ok` means written to the
@@ -65,16 +109,21 @@ impl Intake {
     ///
     /// # Errors
     /// `Lost` (also when lapin reports that nothing was sent) or `Deadline`.
-    pub async fn ack(&self, _tag: u64, _multiple: bool) -> Result<()> {
-        todo!()
+    pub async fn ack(&self, tag: u64, multiple: bool) -> Result<()> {
+        deadline("ack", CALL_LIMIT, self.channel.raw().basic_ack(tag, BasicAckOptions { multiple }))
+            .await?
+            .map_err(|source| Error::lost("ack", source))
     }
 
     /// Gives `tag` back to the queue (nack with requeue).
     ///
     /// # Errors
     /// As [`ack`](Self::ack).
-    pub async fn give_back(&self, _tag: u64) -> Result<()> {
-        todo!()
+    pub async fn give_back(&self, tag: u64) -> Result<()> {
+        let options = BasicNackOptions { multiple: false, requeue: true };
+        deadline("give back", CALL_LIMIT, self.channel.raw().basic_nack(tag, options))
+            .await?
+            .map_err(|source| Error::lost("give back", source))
     }
 
     /// Closes the channel: all acks before are certain when it returns `Ok`.
@@ -82,6 +131,6 @@ impl Intake {
     /// # Errors
     /// `Lost` or `Deadline`.
     pub async fn close(self) -> Result<()> {
-        todo!()
+        self.channel.close().await
     }
 }

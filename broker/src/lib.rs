@@ -14,9 +14,9 @@ mod url;
 
 pub use connection::{CALL_LIMIT, Channel, Connection};
 pub use depth::{Depth, QueueState};
-pub use error::{Error, Result};
+pub use error::{Cause, Error, Result};
 pub use intake::{Intake, IntakeOptions, Taken};
-pub use message::{Header, Message, Outgoing, header};
-pub use publisher::{Publisher, Receipt};
-pub use topology::{QueueKind, QueueSpec, Topology};
+pub use message::{Header, Message, Outgoing, SHORT_LIMIT, header};
+pub use publisher::{BatchReport, Publisher, Receipt};
+pub use topology::{Declared, QueueKind, QueueSpec, Topology};
 pub use url::{BadUrl, BrokerArgs, BrokerUrl};

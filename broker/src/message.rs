@@ -1,7 +1,16 @@
 //! The message contract (DESIGN §7): what our publisher stamps and what our worker reads. Foreign messages
 //! without any of it are processed all the same.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use uuid::Uuid;
 
 /// Names of the headers that we write.
 pub mod header {
@@ -31,7 +40,7 @@ pub struct Message {
     pub redelivered: bool,
     /// The body, byte for byte.
     pub body: Vec<u8>,
-    pub(crate) properties: lapin::BasicProperties,
+    pub(crate) properties: BasicProperties,
 }
 
 /// A message to publish. All properties of the contract are filled in.
@@ -43,8 +52,18 @@ pub struct Outgoing {
     pub message_id: String,
     /// The body.
     pub body: Vec<u8>,
-    pub(crate) properties: lapin::BasicProperties,
+    pub(crate) properties: BasicProperties,
 }
+
+/// The longest name, id or content type that AMQP can carry, in bytes.
+pub const SHORT_LIMIT: usize = 255;
+
+/// AMQP's `delivery_mode` of messages that survive a restart of the broker.
+const PERSISTENT: u8 = 2;
+
+/// Headers that belong to the delivery at hand: `CC` and `BCC` would send copies to other queues again, the
+/// counts would make a message that was published just now look like one that came back.
+const NOT_FORWARDED: [&str; 4] = ["CC", "BCC", "x-delivery-count", "x-acquired-count"];
 
 // === impl Message ===
 
@@ -52,26 +71,72 @@ impl Message {
     /// Its `message_id` property.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
-        todo!()
+        self.properties.message_id().as_ref().map(ShortString::as_str)
     }
 
     /// Its `content_type` property.
     #[must_use]
     pub fn content_type(&self) -> Option<&str> {
-        todo!()
+        self.properties.content_type().as_ref().map(ShortString::as_str)
     }
 
     /// How often it was begun before, by our retries: 0 at first. An absent, odd or negative header is 0.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        todo!()
+        let headers = self.properties.headers().as_ref();
+        let count = headers.and_then(|headers| headers.inner().get(header::ATTEMPT)).and_then(integer);
+        u32::try_from(count.unwrap_or(0).max(0)).unwrap_or(u32::MAX)
     }
 
     /// The same message for `queue` with its original properties, and `headers` set over its own. A message
     /// without an id gets one, so that its confirm can be told apart.
+    ///
+    /// Left out are an expiration (it would end the message in a queue that nobody consumes, as the broker
+    /// knows when it dead-letters), the user id (the broker accepts only our own), and headers that mean
+    /// this delivery only. The copy is persistent.
     #[must_use]
-    pub fn forward(&self, _queue: &str, _headers: BTreeMap<String, Header>) -> Outgoing {
-        todo!()
+    pub fn forward(&self, queue: &str, headers: BTreeMap<String, Header>) -> Outgoing {
+        let own = &self.properties;
+        let id = self.id().map_or_else(new_id, str::to_owned);
+        let mut table: BTreeMap<ShortString, AMQPValue> = own
+            .headers()
+            .iter()
+            .flat_map(|table| table.inner().clone())
+            .filter(|(name, _)| !NOT_FORWARDED.contains(&name.as_str()))
+            .collect();
+        table.extend(headers.into_iter().map(|(name, value)| (cut(name), value.into())));
+
+        let mut properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(cut(id.clone()))
+            .with_headers(FieldTable::from(table));
+        let copies: [(Option<ShortString>, fn(BasicProperties, ShortString) -> BasicProperties); 6] = [
+            (own.content_type().clone(), BasicProperties::with_content_type),
+            (own.content_encoding().clone(), BasicProperties::with_content_encoding),
+            (own.correlation_id().clone(), BasicProperties::with_correlation_id),
+            (own.reply_to().clone(), BasicProperties::with_reply_to),
+            (own.kind().clone(), BasicProperties::with_type),
+            (own.app_id().clone(), BasicProperties::with_app_id),
+        ];
+        for (value, with) in copies {
+            if let Some(value) = value {
+                properties = with(properties, value);
+            }
+        }
+        if let Some(priority) = own.priority() {
+            properties = properties.with_priority(*priority);
+        }
+        if let Some(timestamp) = own.timestamp() {
+            properties = properties.with_timestamp(*timestamp);
+        }
+        Outgoing { queue: queue.to_owned(), message_id: id, body: self.body.clone(), properties }
+    }
+}
+
+impl From<lapin::message::Delivery> for Message {
+    fn from(delivery: lapin::message::Delivery) -> Self {
+        let lapin::message::Delivery { delivery_tag, redelivered, properties, data, .. } = delivery;
+        Self { tag: delivery_tag, redelivered, body: data, properties }
     }
 }
 
@@ -80,14 +145,188 @@ impl Message {
 impl Outgoing {
     /// A message with the properties of the contract: `message_id` (`UUIDv7` unless given), `timestamp` and
     /// `timestamp_in_ms` now, `delivery_mode` 2, `content_type`, headers.
+    ///
+    /// Ids, content types and header names beyond [`SHORT_LIMIT`] bytes are cut: AMQP cannot carry them.
     #[must_use]
     pub fn new(
-        _queue: &str,
-        _message_id: Option<String>,
-        _content_type: &str,
-        _headers: BTreeMap<String, Header>,
-        _body: Vec<u8>,
+        queue: &str,
+        message_id: Option<String>,
+        content_type: &str,
+        headers: BTreeMap<String, Header>,
+        body: Vec<u8>,
     ) -> Self {
-        todo!()
+        let message_id = cut(message_id.unwrap_or_else(new_id));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let milliseconds = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let mut table = FieldTable::default();
+        table.insert(header::TIMESTAMP_IN_MS.into(), AMQPValue::LongLongInt(milliseconds));
+        for (name, value) in headers {
+            table.insert(cut(name), value.into());
+        }
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(message_id.clone())
+            .with_timestamp(now.as_secs())
+            .with_content_type(cut(content_type.to_owned()))
+            .with_headers(table);
+        Self { queue: queue.to_owned(), message_id: message_id.into(), body, properties }
+    }
+}
+
+// === impl Header ===
+
+impl From<Header> for AMQPValue {
+    fn from(header: Header) -> Self {
+        match header {
+            Header::Text(text) => Self::LongString(text.into()),
+            Header::Number(number) => Self::LongLongInt(number),
+        }
+    }
+}
+
+/// `text` as an AMQP short string, unless it is too long for one.
+pub(crate) fn short(text: &str) -> Option<ShortString> {
+    ShortString::try_new(text).ok()
+}
+
+/// `text` cut to what an AMQP short string can hold.
+fn cut(mut text: String) -> ShortString {
+    text.truncate(text.floor_char_boundary(SHORT_LIMIT));
+    text.into()
+}
+
+fn new_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+/// A header's value as a number: clients differ in the width that they choose.
+fn integer(value: &AMQPValue) -> Option<i64> {
+    match *value {
+        AMQPValue::ShortShortInt(number) => Some(number.into()),
+        AMQPValue::ShortShortUInt(number) => Some(number.into()),
+        AMQPValue::ShortInt(number) => Some(number.into()),
+        AMQPValue::ShortUInt(number) => Some(number.into()),
+        AMQPValue::LongInt(number) => Some(number.into()),
+        AMQPValue::LongUInt(number) => Some(number.into()),
+        AMQPValue::LongLongInt(number) => Some(number),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(properties: BasicProperties) -> Message {
+        Message { tag: 1, redelivered: false, body: b"body".to_vec(), properties }
+    }
+
+    fn headers(entries: &[(&str, AMQPValue)]) -> FieldTable {
+        entries.iter().map(|(name, value)| ((*name).into(), value.clone())).collect::<BTreeMap<_, _>>().into()
+    }
+
+    #[test]
+    fn an_attempt_is_read_from_any_integer_and_is_0_for_anything_else() {
+        let cases = [
+            (AMQPValue::LongLongInt(3), 3),
+            (AMQPValue::LongInt(2), 2),
+            (AMQPValue::LongUInt(u32::MAX), u32::MAX),
+            (AMQPValue::ShortShortInt(1), 1),
+            (AMQPValue::ShortShortUInt(255), 255),
+            (AMQPValue::ShortInt(7), 7),
+            (AMQPValue::ShortUInt(8), 8),
+            (AMQPValue::LongLongInt(i64::MAX), u32::MAX),
+            (AMQPValue::LongLongInt(-1), 0),
+            (AMQPValue::LongString("5".into()), 0),
+            (AMQPValue::Double(4.0), 0),
+            (AMQPValue::Boolean(true), 0),
+            (AMQPValue::Void, 0),
+        ];
+        for (value, attempt) in cases {
+            let told = format!("{value:?}");
+            let properties = BasicProperties::default().with_headers(headers(&[(header::ATTEMPT, value)]));
+            assert_eq!(message(properties).attempt(), attempt, "{told}");
+        }
+        assert_eq!(message(BasicProperties::default()).attempt(), 0);
+        assert_eq!(message(BasicProperties::default().with_headers(FieldTable::default())).attempt(), 0);
+    }
+
+    #[test]
+    fn a_forwarded_message_keeps_its_properties_and_gains_our_headers() {
+        let original = message(
+            BasicProperties::default()
+                .with_message_id("m-1".into())
+                .with_content_type("text/plain".into())
+                .with_correlation_id("c".into())
+                .with_reply_to("r".into())
+                .with_type("t".into())
+                .with_app_id("a".into())
+                .with_content_encoding("gzip".into())
+                .with_priority(4)
+                .with_timestamp(11)
+                .with_headers(headers(&[
+                    ("kept", AMQPValue::Boolean(true)),
+                    (header::ATTEMPT, AMQPValue::LongInt(1)),
+                ])),
+        );
+        let copy = original.forward(
+            "q",
+            BTreeMap::from([
+                (header::ATTEMPT.to_owned(), Header::Number(2)),
+                (header::ERROR.to_owned(), Header::Text("exit status 1".to_owned())),
+            ]),
+        );
+        let expected = original.properties.clone().with_delivery_mode(2).with_headers(headers(&[
+            ("kept", AMQPValue::Boolean(true)),
+            (header::ATTEMPT, AMQPValue::LongLongInt(2)),
+            (header::ERROR, AMQPValue::LongString("exit status 1".into())),
+        ]));
+        assert_eq!(copy.properties, expected);
+        assert_eq!((copy.queue.as_str(), copy.message_id.as_str(), &*copy.body), ("q", "m-1", &b"body"[..]));
+    }
+
+    #[test]
+    fn a_forwarded_message_cannot_expire_be_refused_or_be_copied_elsewhere() {
+        let original = message(
+            BasicProperties::default()
+                .with_delivery_mode(1)
+                .with_expiration("1000".into())
+                .with_user_id("somebody".into())
+                .with_headers(headers(&[
+                    ("CC", AMQPValue::FieldArray(vec![AMQPValue::LongString("other".into())].into())),
+                    ("x-delivery-count", AMQPValue::LongLongInt(3)),
+                ])),
+        );
+        let copy = original.forward("q", BTreeMap::new());
+        assert_eq!(copy.properties.expiration(), &None);
+        assert_eq!(copy.properties.user_id(), &None);
+        assert_eq!(copy.properties.delivery_mode(), &Some(2));
+        assert_eq!(copy.properties.headers(), &Some(FieldTable::default()));
+        assert_eq!(copy.properties.message_id().as_ref().map(ShortString::as_str), Some(&*copy.message_id));
+        assert!(!copy.message_id.is_empty());
+    }
+
+    #[test]
+    fn a_new_message_carries_the_whole_contract() {
+        let headers = BTreeMap::from([("tenant".to_owned(), Header::Text("a".to_owned()))]);
+        let outgoing = Outgoing::new("q", None, "text/plain", headers, b"body".to_vec());
+        let seen = message(outgoing.properties.clone());
+        assert_eq!(seen.id(), Some(outgoing.message_id.as_str()));
+        assert_eq!(Uuid::parse_str(&outgoing.message_id).unwrap().get_version_num(), 7);
+        assert_eq!(seen.content_type(), Some("text/plain"));
+        assert_eq!(seen.properties.delivery_mode(), &Some(2));
+        let table = seen.properties.headers().as_ref().unwrap().inner();
+        let milliseconds = integer(&table[header::TIMESTAMP_IN_MS]).unwrap();
+        assert_eq!(i64::try_from(seen.properties.timestamp().unwrap()).unwrap(), milliseconds / 1000);
+        assert_eq!(table["tenant"], AMQPValue::LongString("a".into()));
+    }
+
+    #[test]
+    fn what_amqp_cannot_carry_is_cut_and_not_a_panic() {
+        let long = "ü".repeat(200);
+        let headers = BTreeMap::from([(long.clone(), Header::Number(1))]);
+        let outgoing = Outgoing::new(&long, Some(long.clone()), &long, headers, Vec::new());
+        assert_eq!(outgoing.message_id, "ü".repeat(127));
+        assert_eq!(short(&outgoing.queue), None);
     }
 }

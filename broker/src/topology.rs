@@ -3,7 +3,13 @@
 
 use std::time::Duration;
 
-use crate::{Connection, Result};
+use lapin::{
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable},
+};
+use mayfly_service::deadline;
+
+use crate::{CALL_LIMIT, Connection, Error, QueueState, Result, message::short};
 
 /// The type of the main queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,7 +27,16 @@ pub struct QueueSpec {
     /// Its name.
     pub name: String,
     /// Its declare arguments.
-    pub arguments: lapin::types::FieldTable,
+    pub arguments: FieldTable,
+}
+
+/// Whether a declare changed anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declared {
+    /// The queue is new.
+    Created,
+    /// It was there, with the same arguments.
+    Existed,
 }
 
 /// Queue Q and its companions: the retry ladder `Q.retry.<delay>`, `Q.suspect` and `Q.dead`.
@@ -48,42 +63,203 @@ impl Topology {
         Self { queue: queue.to_owned(), kind: QueueKind::Quorum, ladder: Self::DEFAULT_LADDER.to_vec() }
     }
 
-    /// `Q.retry.<delay>`, the delay written as humantime does (`5s`, `2m`).
+    /// `Q.retry.<delay>`, the delay written as humantime does, without spaces (`5s`, `2m`, `1m30s`).
     #[must_use]
-    pub fn retry_queue(&self, _delay: Duration) -> String {
-        todo!()
+    pub fn retry_queue(&self, delay: Duration) -> String {
+        let delay = humantime::format_duration(delay).to_string().replace(' ', "");
+        format!("{}.retry.{delay}", self.queue)
     }
 
     /// The retry queue for a message that was begun `attempt + 1` times: the ladder's rung, its last one from
     /// there on. `None` with an empty ladder.
     #[must_use]
-    pub fn retry_queue_for(&self, _attempt: u32) -> Option<String> {
-        todo!()
+    pub fn retry_queue_for(&self, attempt: u32) -> Option<String> {
+        let rung = usize::try_from(attempt).unwrap_or(usize::MAX).min(self.ladder.len().checked_sub(1)?);
+        self.ladder.get(rung).map(|delay| self.retry_queue(*delay))
     }
 
     /// `Q.dead`.
     #[must_use]
     pub fn dead_queue(&self) -> String {
-        todo!()
+        format!("{}.dead", self.queue)
     }
 
     /// `Q.suspect`.
     #[must_use]
     pub fn suspect_queue(&self) -> String {
-        todo!()
+        format!("{}.suspect", self.queue)
     }
 
-    /// All of its queues with their arguments, in an order in which they can be declared.
+    /// All of its queues with their arguments, in an order in which they can be declared: a queue comes
+    /// after those that it dead-letters to, Q itself comes last but for its ladder.
+    ///
+    /// With [`QueueKind::Classic`] only Q is classic. Its companions hold few messages, and just those that
+    /// must not get lost on their way (a classic queue forgets a message before the dead-letter queue has
+    /// it), so there is nothing to gain by making them classic too.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueSpec> {
-        todo!()
+        let dead = self.dead_queue();
+        let mut queues = vec![
+            QueueSpec::new(dead.clone(), QueueKind::Quorum),
+            QueueSpec::new(self.suspect_queue(), QueueKind::Quorum).dead_letters_to(&dead),
+            QueueSpec::new(self.queue.clone(), self.kind).dead_letters_to(&dead),
+        ];
+        queues.extend(self.ladder.iter().map(|delay| {
+            QueueSpec::new(self.retry_queue(*delay), QueueKind::Quorum)
+                .dead_letters_to(&self.queue)
+                .delays_by(*delay)
+        }));
+        queues
     }
 
-    /// Declares all of it; what exists with the same arguments stays as it is.
+    /// Declares all of it; what exists with the same arguments stays as it is. On a conflict nothing has
+    /// been created.
     ///
     /// # Errors
     /// `Conflict`, `Forbidden`, `Lost` or `Deadline`.
-    pub async fn declare(&self, _connection: &Connection) -> Result<()> {
-        todo!()
+    pub async fn declare(&self, connection: &Connection) -> Result<()> {
+        self.declare_each(connection).await.map(drop)
+    }
+
+    /// As [`declare`](Self::declare), and tells of each queue whether it was created.
+    ///
+    /// # Errors
+    /// As [`declare`](Self::declare).
+    pub async fn declare_each(&self, connection: &Connection) -> Result<Vec<(QueueSpec, Declared)>> {
+        let mut missing = Vec::new();
+        let mut told = Vec::new();
+        for spec in self.queues() {
+            // A missing queue closes the channel that asked for it.
+            let state = connection.channel().await?.depth(&spec.name, CALL_LIMIT).await?;
+            if state == QueueState::Missing {
+                missing.push(spec.name.clone());
+            } else {
+                spec.declare(connection).await?;
+            }
+            told.push((spec, Declared::Existed));
+        }
+        for (spec, declared) in &mut told {
+            if missing.contains(&spec.name) {
+                spec.declare(connection).await?;
+                *declared = Declared::Created;
+            }
+        }
+        Ok(told)
+    }
+}
+
+// === impl QueueKind ===
+
+impl QueueKind {
+    /// The value of `x-queue-type`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quorum => "quorum",
+            Self::Classic => "classic",
+        }
+    }
+}
+
+// === impl QueueSpec ===
+
+impl QueueSpec {
+    /// A plain queue. The type is always said: brokers differ in what they take for granted.
+    fn new(name: String, kind: QueueKind) -> Self {
+        Self { name, arguments: FieldTable::default() }.with("x-queue-type", text(kind.as_str()))
+    }
+
+    /// Through the default exchange. Only a quorum queue can keep a message until the target has it
+    /// (at-least-once), and only if it refuses new messages when full, not the oldest.
+    fn dead_letters_to(self, target: &str) -> Self {
+        let quorum = self.arguments.inner().get("x-queue-type") == Some(&text(QueueKind::Quorum.as_str()));
+        let spec =
+            self.with("x-dead-letter-exchange", text("")).with("x-dead-letter-routing-key", text(target));
+        if quorum {
+            spec.with("x-dead-letter-strategy", text("at-least-once"))
+                .with("x-overflow", text("reject-publish"))
+        } else {
+            spec
+        }
+    }
+
+    fn delays_by(self, delay: Duration) -> Self {
+        let milliseconds = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        self.with("x-message-ttl", AMQPValue::LongLongInt(milliseconds))
+    }
+
+    fn with(mut self, name: &str, value: AMQPValue) -> Self {
+        self.arguments.insert(name.into(), value);
+        self
+    }
+
+    /// Its arguments in words, sorted by name: `x-queue-type=quorum`.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        let value = |value: &AMQPValue| match value {
+            AMQPValue::LongString(text) => text.to_string(),
+            AMQPValue::LongLongInt(number) => number.to_string(),
+            other => format!("{other:?}"),
+        };
+        self.arguments.inner().iter().map(|(name, told)| format!("{name}={}", value(told))).collect()
+    }
+
+    /// Declares it on a channel of its own, as a conflict closes the channel.
+    async fn declare(&self, connection: &Connection) -> Result<()> {
+        let name = short(&self.name).ok_or(Error::NameTooLong { length: self.name.len() })?;
+        let channel = connection.channel().await?;
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let call = channel.raw().queue_declare(name, options, self.arguments.clone());
+        deadline("declare queue", CALL_LIMIT, call)
+            .await?
+            .map_err(|source| Error::queue(&self.name, "declare queue", source))?;
+        channel.close().await
+    }
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(topology: &Topology) -> String {
+        let line = |spec: &QueueSpec| format!("{}: {}", spec.name, spec.describe().join(" "));
+        topology.queues().iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_standard_topology_is_settled() {
+        insta::assert_snapshot!(told(&Topology::standard("q")), @r"
+        q.dead: x-queue-type=quorum
+        q.suspect: x-dead-letter-exchange= x-dead-letter-routing-key=q.dead x-dead-letter-strategy=at-least-once x-overflow=reject-publish x-queue-type=quorum
+        q: x-dead-letter-exchange= x-dead-letter-routing-key=q.dead x-dead-letter-strategy=at-least-once x-overflow=reject-publish x-queue-type=quorum
+        q.retry.5s: x-dead-letter-exchange= x-dead-letter-routing-key=q x-dead-letter-strategy=at-least-once x-message-ttl=5000 x-overflow=reject-publish x-queue-type=quorum
+        q.retry.30s: x-dead-letter-exchange= x-dead-letter-routing-key=q x-dead-letter-strategy=at-least-once x-message-ttl=30000 x-overflow=reject-publish x-queue-type=quorum
+        q.retry.2m: x-dead-letter-exchange= x-dead-letter-routing-key=q x-dead-letter-strategy=at-least-once x-message-ttl=120000 x-overflow=reject-publish x-queue-type=quorum
+        q.retry.10m: x-dead-letter-exchange= x-dead-letter-routing-key=q x-dead-letter-strategy=at-least-once x-message-ttl=600000 x-overflow=reject-publish x-queue-type=quorum
+        ");
+    }
+
+    #[test]
+    fn a_classic_queue_has_quorum_companions() {
+        let ladder = vec![Duration::from_secs(90)];
+        insta::assert_snapshot!(told(&Topology { queue: "q".to_owned(), kind: QueueKind::Classic, ladder }), @r"
+        q.dead: x-queue-type=quorum
+        q.suspect: x-dead-letter-exchange= x-dead-letter-routing-key=q.dead x-dead-letter-strategy=at-least-once x-overflow=reject-publish x-queue-type=quorum
+        q: x-dead-letter-exchange= x-dead-letter-routing-key=q.dead x-queue-type=classic
+        q.retry.1m30s: x-dead-letter-exchange= x-dead-letter-routing-key=q x-dead-letter-strategy=at-least-once x-message-ttl=90000 x-overflow=reject-publish x-queue-type=quorum
+        ");
+    }
+
+    #[test]
+    fn each_attempt_climbs_one_rung_and_stays_on_the_last() {
+        let topology = Topology::standard("q");
+        let rungs = [0, 1, 2, 3, 4, u32::MAX].map(|attempt| topology.retry_queue_for(attempt).unwrap());
+        let last = "q.retry.10m";
+        assert_eq!(rungs, ["q.retry.5s", "q.retry.30s", "q.retry.2m", last, last, last]);
+        assert_eq!(Topology { ladder: Vec::new(), ..topology }.retry_queue_for(0), None);
     }
 }
