@@ -24,6 +24,8 @@ pub enum LauncherConfig {
     Process {
         /// Holds the state record and the workers' files; made if absent.
         directory: PathBuf,
+        /// How long a worker waits before it starts, imitating a node that has to be provisioned.
+        start_delay: Duration,
     },
 }
 
