@@ -34,6 +34,10 @@ pub struct Intake {
 
 /// What came out of an [`Intake`].
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once; a box would be one allocation per message"
+)]
 pub enum Taken {
     /// A message.
     Message(Message),

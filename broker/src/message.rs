@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -65,6 +66,9 @@ const PERSISTENT: u8 = 2;
 /// counts would make a message that was published just now look like one that came back.
 const NOT_FORWARDED: [&str; 4] = ["CC", "BCC", "x-delivery-count", "x-acquired-count"];
 
+/// Sets one textual property.
+type WithText = fn(BasicProperties, ShortString) -> BasicProperties;
+
 // === impl Message ===
 
 impl Message {
@@ -110,7 +114,7 @@ impl Message {
             .with_delivery_mode(PERSISTENT)
             .with_message_id(cut(id.clone()))
             .with_headers(FieldTable::from(table));
-        let copies: [(Option<ShortString>, fn(BasicProperties, ShortString) -> BasicProperties); 6] = [
+        let copies: [(Option<ShortString>, WithText); 6] = [
             (own.content_type().clone(), BasicProperties::with_content_type),
             (own.content_encoding().clone(), BasicProperties::with_content_encoding),
             (own.correlation_id().clone(), BasicProperties::with_correlation_id),
@@ -174,6 +178,15 @@ impl Outgoing {
 }
 
 // === impl Header ===
+
+impl fmt::Display for Header {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => formatter.write_str(text),
+            Self::Number(number) => number.fmt(formatter),
+        }
+    }
+}
 
 impl From<Header> for AMQPValue {
     fn from(header: Header) -> Self {

@@ -175,13 +175,11 @@ impl Publisher {
             }
         }
         judge(messages, &resolved, receipts);
-        match failure {
-            Some(error) => Err(error),
-            None => {
-                self.unsettled = false;
-                Ok(())
-            }
+        if let Some(error) = failure {
+            return Err(error);
         }
+        self.unsettled = false;
+        Ok(())
     }
 }
 
@@ -269,10 +267,10 @@ mod tests {
         Outgoing::new(queue, Some(id.to_owned()), "text/plain", BTreeMap::new(), Vec::new())
     }
 
-    const ACK: Option<Resolved> = Some(Resolved { ack: true, returned: None });
+    const ACK: Resolved = Resolved { ack: true, returned: None };
 
-    fn returned(queue: &str, id: &str) -> Option<(String, String)> {
-        Some((queue.to_owned(), id.to_owned()))
+    fn carrying(ack: bool, queue: &str, id: &str) -> Resolved {
+        Resolved { ack, returned: Some((queue.to_owned(), id.to_owned())) }
     }
 
     fn judged(messages: &[Outgoing], resolved: &[Option<Resolved>]) -> Vec<Option<Receipt>> {
@@ -284,8 +282,7 @@ mod tests {
     #[test]
     fn a_return_on_the_wrong_confirm_counts_for_the_message_it_names() {
         let messages = [message("q", "1"), message("gone", "2"), message("q", "3")];
-        let receipts =
-            judged(&messages, &[ACK, ACK, Some(Resolved { ack: true, returned: returned("gone", "2") })]);
+        let receipts = judged(&messages, &[Some(ACK), Some(ACK), Some(carrying(true, "gone", "2"))]);
         let expected = [Receipt::Confirmed, Receipt::Unroutable, Receipt::Confirmed];
         assert_eq!(receipts, expected.map(Some));
     }
@@ -293,24 +290,22 @@ mod tests {
     #[test]
     fn the_same_id_for_two_queues_is_unroutable_only_where_the_queue_is_missing() {
         let messages = [message("q", "1"), message("gone", "1")];
-        let receipts =
-            judged(&messages, &[Some(Resolved { ack: true, returned: returned("gone", "1") }), ACK]);
+        let receipts = judged(&messages, &[Some(carrying(true, "gone", "1")), Some(ACK)]);
         assert_eq!(receipts, [Some(Receipt::Confirmed), Some(Receipt::Unroutable)]);
     }
 
     #[test]
     fn a_refused_message_is_nacked_whatever_return_its_confirm_carries() {
         let messages = [message("full", "1"), message("gone", "2")];
-        let nack = Some(Resolved { ack: false, returned: returned("gone", "2") });
-        assert_eq!(judged(&messages, &[nack, ACK]), [Some(Receipt::Nacked), Some(Receipt::Unroutable)]);
+        let receipts = judged(&messages, &[Some(carrying(false, "gone", "2")), Some(ACK)]);
+        assert_eq!(receipts, [Some(Receipt::Nacked), Some(Receipt::Unroutable)]);
     }
 
     /// Message 2's own return may be the one that was still on its way when the connection ended.
     #[test]
     fn after_a_cut_only_an_ack_without_a_return_confirms() {
         let messages = ["1", "2", "3", "4"].map(|id| message("q", id));
-        let receipts =
-            judged(&messages, &[ACK, Some(Resolved { ack: true, returned: returned("q", "3") }), None]);
+        let receipts = judged(&messages, &[Some(ACK), Some(carrying(true, "q", "3")), None]);
         assert_eq!(receipts, [Some(Receipt::Confirmed), None, Some(Receipt::Unroutable), None]);
     }
 }

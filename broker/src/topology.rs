@@ -9,7 +9,7 @@ use lapin::{
 };
 use mayfly_service::deadline;
 
-use crate::{CALL_LIMIT, Connection, Error, QueueState, Result, message::short};
+use crate::{CALL_LIMIT, Connection, Error, Header, QueueState, Result, message::short};
 
 /// The type of the main queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,7 +55,7 @@ pub struct Topology {
 impl Topology {
     /// The default ladder: 5 s, 30 s, 2 min, 10 min.
     pub const DEFAULT_LADDER: [Duration; 4] =
-        [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
+        [Duration::from_secs(5), Duration::from_secs(30), Duration::from_mins(2), Duration::from_mins(10)];
 
     /// The standard topology of `queue`.
     #[must_use]
@@ -126,23 +126,19 @@ impl Topology {
     /// # Errors
     /// As [`declare`](Self::declare).
     pub async fn declare_each(&self, connection: &Connection) -> Result<Vec<(QueueSpec, Declared)>> {
-        let mut missing = Vec::new();
         let mut told = Vec::new();
         for spec in self.queues() {
             // A missing queue closes the channel that asked for it.
             let state = connection.channel().await?.depth(&spec.name, CALL_LIMIT).await?;
             if state == QueueState::Missing {
-                missing.push(spec.name.clone());
+                told.push((spec, Declared::Created));
             } else {
                 spec.declare(connection).await?;
+                told.push((spec, Declared::Existed));
             }
-            told.push((spec, Declared::Existed));
         }
-        for (spec, declared) in &mut told {
-            if missing.contains(&spec.name) {
-                spec.declare(connection).await?;
-                *declared = Declared::Created;
-            }
+        for (spec, _) in told.iter().filter(|(_, declared)| *declared == Declared::Created) {
+            spec.declare(connection).await?;
         }
         Ok(told)
     }
@@ -193,15 +189,15 @@ impl QueueSpec {
         self
     }
 
-    /// Its arguments in words, sorted by name: `x-queue-type=quorum`.
+    /// Its arguments for people, sorted by name.
     #[must_use]
-    pub fn describe(&self) -> Vec<String> {
+    pub fn describe(&self) -> Vec<(String, Header)> {
         let value = |value: &AMQPValue| match value {
-            AMQPValue::LongString(text) => text.to_string(),
-            AMQPValue::LongLongInt(number) => number.to_string(),
-            other => format!("{other:?}"),
+            AMQPValue::LongLongInt(number) => Header::Number(*number),
+            AMQPValue::LongString(text) => Header::Text(text.to_string()),
+            other => Header::Text(format!("{other:?}")),
         };
-        self.arguments.inner().iter().map(|(name, told)| format!("{name}={}", value(told))).collect()
+        self.arguments.inner().iter().map(|(name, told)| (name.to_string(), value(told))).collect()
     }
 
     /// Declares it on a channel of its own, as a conflict closes the channel.
@@ -226,7 +222,11 @@ mod tests {
     use super::*;
 
     fn told(topology: &Topology) -> String {
-        let line = |spec: &QueueSpec| format!("{}: {}", spec.name, spec.describe().join(" "));
+        let line = |spec: &QueueSpec| {
+            let arguments: Vec<_> =
+                spec.describe().iter().map(|(name, value)| format!("{name}={value}")).collect();
+            format!("{}: {}", spec.name, arguments.join(" "))
+        };
         topology.queues().iter().map(line).collect::<Vec<_>>().join("\n")
     }
 
