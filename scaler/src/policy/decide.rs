@@ -16,6 +16,8 @@ use crate::{
 pub const LISTING_STALE_AFTER: Duration = Duration::from_secs(30);
 /// The least age at which a depth is stale.
 pub const DEPTH_STALE_AFTER: Duration = Duration::from_secs(2);
+/// The age at which "the queue is missing" is stale: such a queue is looked at every 5 to 8 s only.
+const MISSING_STALE_AFTER: Duration = Duration::from_secs(10);
 /// Lead time where none was ever measured.
 const LEAD_PRIOR: Duration = Duration::from_secs(120);
 
@@ -170,7 +172,9 @@ impl Need {
                 detail: "not looked at yet".to_owned(),
                 since: now,
             });
-            match observation.queues.get(queue).unwrap_or(&not_yet_seen).fresh(now, stale) {
+            let fact = observation.queues.get(queue).unwrap_or(&not_yet_seen);
+            let missing_now = matches!(fact.known(), Some(QueueFacts::Missing));
+            match fact.fresh(now, if missing_now { stale.max(MISSING_STALE_AFTER) } else { stale }) {
                 Ok(QueueFacts::Present { ready, .. }) => {
                     present = true;
                     need.ready += ready;

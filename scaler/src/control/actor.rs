@@ -1,0 +1,370 @@
+//! The one that acts: state → fresh list → judge → decide and share for all pools → one compare-and-swap →
+//! POSTs. Dying between any two of these loses and doubles nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use mayfly_service::crash::crash_point;
+use tokio::sync::watch;
+
+use super::view::{Loaded, View};
+use crate::{
+    config::Config,
+    launcher::{LaunchError, Launched, Launcher, Plan, Removed},
+    observe::{QueueFactsByName, chain},
+    policy::{
+        Decision, Fact, Intent, Judgement, Launch, Memory, Observation, Phase, StateRecord, Unknown, Verdict,
+        Why, Worker, decide, decide_pool, job_name, judge, share,
+    },
+    state::{StateError, StateStore},
+    time::{Clock, Time},
+};
+
+/// A POST needs a listing no older than this.
+const LISTING_FRESH: Duration = Duration::from_secs(2);
+/// From this age on anybody may complete an intent …
+pub(super) const COMPLETE_AFTER: Duration = Duration::from_secs(5);
+/// … up to this age; later nobody POSTs it.
+pub(super) const COMPLETE_UNTIL: Duration = Duration::from_secs(60);
+/// An intent without a Job is withdrawn at this age …
+pub(super) const WITHDRAW_AFTER: Duration = Duration::from_secs(120);
+/// … if this process has known it for at least this long.
+const WITHDRAW_KNOWN_FOR: Duration = Duration::from_secs(15);
+/// Tries to take a refused intent out of the record again.
+const REFUSAL_TRIES: u32 = 3;
+
+/// What acting takes; shared by all acts of one process.
+#[derive(Debug)]
+pub(super) struct Actor<L, S> {
+    pub(super) config: Arc<Config>,
+    pub(super) launcher: L,
+    pub(super) state: S,
+    pub(super) clock: Clock,
+    /// This process, in the intents that it writes.
+    pub(super) me: String,
+}
+
+/// One act's input, besides what it reads afresh.
+#[derive(Debug)]
+pub(super) struct Brief {
+    pub(super) memory: Memory,
+    pub(super) queues: watch::Receiver<QueueFactsByName>,
+    pub(super) view: View,
+    /// Whether learned estimates are due to be written.
+    pub(super) persist_estimates: bool,
+}
+
+/// One act's outcome.
+#[derive(Debug)]
+pub(super) struct Acted {
+    /// The fleet as the act left it.
+    pub(super) view: View,
+    /// Whether the record was written.
+    pub(super) wrote: bool,
+}
+
+/// What one act is going to do, decided on fresh facts.
+struct Course {
+    record: StateRecord,
+    posts: Vec<Plan>,
+    removals: Vec<Worker>,
+}
+
+// === impl Actor ===
+
+impl<L: Launcher, S: StateStore> Actor<L, S> {
+    /// Acts once. Whatever goes wrong is logged and left to the next tick.
+    pub(super) async fn act(&self, brief: Brief) -> Acted {
+        let Brief { memory, queues, mut view, persist_estimates } = brief;
+        let stored = self.state.read().await;
+        let listed_at = self.clock.now();
+        let listed = self.launcher.list(listed_at).await;
+        let now = self.clock.now();
+        let workers = match listed {
+            Ok(workers) => workers,
+            Err(error) => {
+                view.workers = unknown(&view.workers, Why::Unreachable, &error, now);
+                return Acted { view, wrote: false };
+            }
+        };
+        let loaded = stored.map_err(|error| state_unknown(&view.record, &error, now)).and_then(|stored| {
+            View::load(stored, &workers, &mut view.lost_since, &self.config, now).map_err(Fact::Unknown)
+        });
+        view.workers = Fact::Known { value: workers.clone(), at: listed_at };
+        let Loaded { record, expected } = match loaded {
+            Ok(loaded) => loaded,
+            Err(unknown) => {
+                view.record = unknown;
+                return Acted { view, wrote: false };
+            }
+        };
+        let Judgement { record: judged, verdicts } = judge(&record, &workers, &self.config, now);
+        self.tidy(&record, &workers, now).await;
+        view.record = Fact::Known { value: judged.clone(), at: now };
+        view.note_intents(now);
+        let observation = Observation {
+            queues: queues.borrow().clone(),
+            workers: view.workers.clone(),
+            state: view.record.clone(),
+        };
+        let mut course = self.course(&memory, &observation, judged, &view, now);
+        let wrote = persist_estimates || course.record.differs_in_substance(&record);
+        if wrote {
+            keep_marks(&mut course.record, &memory, &self.config);
+            if expected.is_none() && view.lost_since.take().is_some() {
+                tracing::error!(
+                    "the state record was lost and is rebuilt: pause and cool-down of all pools are lost"
+                );
+            }
+            crash_point("before-intent");
+            match self.state.replace(expected, course.record).await {
+                Ok(written) => view.record = Fact::Known { value: written, at: self.clock.now() },
+                Err(error) => {
+                    if !matches!(error, StateError::Conflict) {
+                        view.record = state_unknown(&view.record, &error, now);
+                    }
+                    tracing::debug!(error = %chain(&error), "state record not written, the tick is dropped");
+                    return Acted { view, wrote: false };
+                }
+            }
+            crash_point("after-intent");
+            log_verdicts(&verdicts);
+        }
+        for worker in &course.removals {
+            self.remove(worker).await;
+        }
+        for plan in &course.posts {
+            self.post(plan, listed_at, &mut view).await;
+        }
+        Acted { view, wrote }
+    }
+
+    /// Decides what to do, and writes it into the record.
+    fn course(
+        &self,
+        memory: &Memory,
+        observation: &Observation,
+        judged: StateRecord,
+        view: &View,
+        now: Time,
+    ) -> Course {
+        let decisions = share(decide(memory, observation, &self.config, now), observation, &self.config);
+        let mut course = Course { record: judged.clone(), posts: Vec::new(), removals: Vec::new() };
+        for (pool, state) in &judged.pools {
+            for intent in &state.intents {
+                let age = now.since(intent.stamp);
+                let known_for =
+                    view.intents_seen.get(&(pool.clone(), intent.serial)).map(|seen| now.since(*seen));
+                if age >= WITHDRAW_AFTER && known_for.is_some_and(|known| known >= WITHDRAW_KNOWN_FOR) {
+                    tracing::warn!(
+                        pool,
+                        serial = intent.serial,
+                        "launch withdrawn: its job never came to be"
+                    );
+                    let state = course.record.pool_mut(pool);
+                    *state = state.without_intent(intent.serial);
+                } else if (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age)
+                    && self.still_wanted(memory, observation, &judged, pool, intent, now)
+                {
+                    tracing::info!(
+                        pool,
+                        serial = intent.serial,
+                        by = intent.by,
+                        "completing a launch left open"
+                    );
+                    course.posts.push(self.plan(pool, intent, &judged));
+                }
+            }
+        }
+        for (pool, decision) in decisions {
+            match decision {
+                Decision::Launch(Launch { slots, reason }) => {
+                    for slot in slots {
+                        let state = course.record.pool_mut(&pool);
+                        let intent = Intent {
+                            serial: state.next_serial,
+                            slot,
+                            reason: reason.to_string(),
+                            stamp: now,
+                            by: self.me.clone(),
+                        };
+                        state.next_serial += 1;
+                        state.intents.push(intent.clone());
+                        course.posts.push(self.plan(&pool, &intent, &course.record));
+                    }
+                }
+                Decision::Withdraw(withdraw) => {
+                    let workers = observation.workers.known().into_iter().flatten();
+                    course
+                        .removals
+                        .extend(workers.filter(|worker| withdraw.workers.contains(&worker.name)).cloned());
+                }
+                Decision::Hold(_) => {}
+            }
+        }
+        course
+    }
+
+    /// Whether the pool would launch if `intent` had not been written.
+    fn still_wanted(
+        &self,
+        memory: &Memory,
+        observation: &Observation,
+        record: &StateRecord,
+        pool: &str,
+        intent: &Intent,
+        now: Time,
+    ) -> bool {
+        let Some(config) = self.config.pools.iter().find(|config| config.name == pool) else { return false };
+        let mut without = record.clone();
+        *without.pool_mut(pool) = record.pool(pool).without_intent(intent.serial);
+        let state = without.pool(pool);
+        let observation =
+            Observation { state: Fact::Known { value: without, at: now }, ..observation.clone() };
+        let decision = decide_pool(memory, &observation, &self.config, config, &state, now);
+        let shared = share([(pool.to_owned(), decision)].into(), &observation, &self.config);
+        matches!(shared.get(pool), Some(Decision::Launch(_)))
+    }
+
+    fn plan(&self, pool: &str, intent: &Intent, record: &StateRecord) -> Plan {
+        let service_time = record.pool(pool).estimates.service_time;
+        Plan {
+            name: job_name(&self.config.instance, pool, record.epoch, intent.serial),
+            pool: pool.to_owned(),
+            serial: intent.serial,
+            slot: intent.slot,
+            reason: intent.reason.clone(),
+            stamp: intent.stamp,
+            service_time: service_time
+                .and_then(|time| Duration::try_from_secs_f64(time.mean_ms / 1000.0).ok()),
+        }
+    }
+
+    async fn post(&self, plan: &Plan, listed_at: Time, view: &mut View) {
+        let now = self.clock.now();
+        if now.since(listed_at) > LISTING_FRESH {
+            tracing::warn!(worker = plan.name, "not launched yet: the listing became too old meanwhile");
+            return;
+        }
+        let refused = match self.launcher.launch(plan).await {
+            Ok(Launched::Created) => {
+                let Plan { name, pool, slot, reason, .. } = plan;
+                tracing::info!(worker = name, pool, slot, reason, "worker launched");
+                return;
+            }
+            Ok(Launched::Adopted) => {
+                tracing::info!(worker = plan.name, "worker was launched before, adopted");
+                return;
+            }
+            Err(error @ LaunchError::Deadline(_)) => {
+                tracing::warn!(worker = plan.name, error = %chain(&error), "launch unanswered, looked for later");
+                return;
+            }
+            Err(error) => error,
+        };
+        tracing::error!(worker = plan.name, error = %chain(&refused), "launch refused");
+        let is_failure = matches!(refused, LaunchError::Refused { .. });
+        if let Err(error) = self.withdraw_refused(plan, is_failure, view).await {
+            tracing::warn!(worker = plan.name, error = %chain(&error), "refused launch stays intended for now");
+        }
+    }
+
+    /// Takes the intent of a definitely refused launch out of the record; its serial is burnt.
+    async fn withdraw_refused(
+        &self,
+        plan: &Plan,
+        is_failure: bool,
+        view: &mut View,
+    ) -> Result<(), StateError> {
+        for _ in 0..REFUSAL_TRIES {
+            let Some(mut record) = self.state.read().await? else { return Ok(()) };
+            let expected = Some(record.revision);
+            let now = self.clock.now();
+            let state = record.pool_mut(&plan.pool);
+            *state = state.without_intent(plan.serial);
+            if let Some(pool) = self.config.pools.iter().find(|pool| is_failure && pool.name == plan.pool) {
+                state.fail(pool, now);
+            }
+            match self.state.replace(expected, record).await {
+                Err(StateError::Conflict) => {}
+                Err(error) => return Err(error),
+                Ok(written) => {
+                    view.record = Fact::Known { value: written, at: now };
+                    return Ok(());
+                }
+            }
+        }
+        Err(StateError::Conflict)
+    }
+
+    async fn remove(&self, worker: &Worker) {
+        match self.launcher.remove(worker).await {
+            Ok(Removed::Removed) => {
+                tracing::info!(worker = worker.name, "worker taken back before it started")
+            }
+            Ok(Removed::TooLate) => tracing::debug!(worker = worker.name, "worker has started, it stays"),
+            Err(error) => {
+                tracing::warn!(worker = worker.name, error = %chain(&error), "worker not taken back")
+            }
+        }
+    }
+
+    async fn tidy(&self, stored: &StateRecord, workers: &[Worker], now: Time) {
+        let ended: Vec<_> =
+            workers.iter().filter(|worker| matches!(worker.phase, Phase::Finished(_))).cloned().collect();
+        let is_counted = |worker: &&Worker| {
+            let judged = stored.pools.get(&worker.pool).map(|state| &state.judged);
+            worker.serial.zip(judged).is_some_and(|(serial, judged)| judged.contains(&serial))
+        };
+        let counted: Vec<_> = ended.iter().filter(is_counted).cloned().collect();
+        if !ended.is_empty()
+            && let Err(error) = self.launcher.tidy(&ended, &counted, now).await
+        {
+            tracing::warn!(error = %chain(&error), "ended workers not tidied up");
+        }
+    }
+}
+
+/// Puts what ages are counted from into the record.
+fn keep_marks(record: &mut StateRecord, memory: &Memory, config: &Config) {
+    for pool in &config.pools {
+        for queue in &pool.queues {
+            if let Some(marks) = memory.marks(queue) {
+                record.pool_mut(&pool.name).estimates.queues.insert(queue.clone(), marks);
+            }
+        }
+    }
+}
+
+fn log_verdicts(verdicts: &[(String, Verdict)]) {
+    for (worker, verdict) in verdicts {
+        match verdict {
+            Verdict::Fine(reason) => {
+                tracing::info!(
+                    worker,
+                    reason = reason.map(mayfly_service::report::ExitReason::as_str),
+                    "worker ended"
+                );
+            }
+            Verdict::Failed(why) => tracing::warn!(worker, why, "worker failed"),
+            Verdict::NeverStarted => tracing::warn!(worker, "worker never started, its serial is burnt"),
+        }
+    }
+}
+
+/// What failed to be observed, since the moment when it first failed for this reason.
+pub(super) fn unknown<T>(before: &Fact<T>, why: Why, error: &dyn std::error::Error, now: Time) -> Fact<T> {
+    let since = match before {
+        Fact::Unknown(before) if before.why == why => before.since,
+        _ => {
+            tracing::warn!(why = why.as_str(), error = %chain(error), "workers or state cannot be observed");
+            now
+        }
+    };
+    Fact::Unknown(Unknown { why, detail: chain(error), since })
+}
+
+/// The same for the state record.
+pub(super) fn state_unknown(before: &Fact<StateRecord>, error: &StateError, now: Time) -> Fact<StateRecord> {
+    let why = if error.needs_repair() { Why::Unusable } else { Why::Unreachable };
+    unknown(before, why, error, now)
+}

@@ -1,0 +1,263 @@
+//! The loop: observe → remember → decide → share → act. It decides from state, never from the event that
+//! woke it, and it never waits inside an action.
+
+mod actor;
+mod view;
+
+use std::{sync::Arc, time::Duration};
+
+use mayfly_service::{Shutdown, admin::Readiness};
+use tokio::{sync::watch, task::JoinHandle};
+
+use self::{
+    actor::{Acted, Actor, Brief},
+    view::View,
+};
+use crate::{
+    config::Config,
+    launcher::Launcher,
+    observe::{Jitter, QueueFactsByName, chain},
+    policy::{Decision, Fact, Memory, Observation, Phase, QueueFacts, Why, decide, judge, remember, share},
+    state::StateStore,
+    status::Status,
+    time::{Clock, Time},
+};
+
+/// How often the state is read when nothing makes us write it.
+const STATE_CADENCE: Duration = Duration::from_secs(10);
+/// How often estimates alone are worth a write.
+const ESTIMATES_CADENCE: Duration = Duration::from_secs(60);
+/// How often intents that somebody left open are looked after.
+const INTENT_CADENCE: Duration = Duration::from_secs(1);
+/// How long an act may take to end when the scaler stops.
+const ACT_LIMIT: Duration = Duration::from_secs(30);
+
+/// One scaler process.
+#[derive(Debug)]
+pub struct Control<L, S> {
+    actor: Arc<Actor<L, S>>,
+    queues: watch::Receiver<QueueFactsByName>,
+    status: watch::Sender<Option<Arc<Status>>>,
+    readiness: Readiness,
+    memory: Memory,
+    view: View,
+    acting: Option<JoinHandle<Acted>>,
+    due: Due,
+    /// The last decision's name by pool, so that only changes are logged.
+    told: std::collections::BTreeMap<String, &'static str>,
+}
+
+/// When the next of each recurring thing is due.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    listing: Time,
+    state: Time,
+    estimates: Time,
+    intents: Time,
+}
+
+// === impl Control ===
+
+impl<L: Launcher, S: StateStore> Control<L, S> {
+    /// A scaler that knows nothing yet. `status` gets what it sees and decides; `readiness` is set when it
+    /// has seen workers and state.
+    pub fn new(
+        config: Arc<Config>,
+        launcher: L,
+        state: S,
+        clock: Clock,
+        queues: watch::Receiver<QueueFactsByName>,
+        status: watch::Sender<Option<Arc<Status>>>,
+        readiness: Readiness,
+    ) -> Self {
+        let now = clock.now();
+        let me = uuid::Uuid::now_v7().to_string();
+        Self {
+            actor: Arc::new(Actor { config, launcher, state, clock, me }),
+            queues,
+            status,
+            readiness,
+            memory: Memory::default(),
+            view: View::new(now),
+            acting: None,
+            due: Due { listing: now, state: now, estimates: now, intents: now },
+            told: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// Runs until the first signal; an act that has begun is finished.
+    pub async fn run(mut self, shutdown: Shutdown) {
+        let mut jitter = Jitter::default();
+        loop {
+            self.tick().await;
+            let pause = tokio::time::sleep(jitter.spread(self.actor.config.check_interval));
+            tokio::select! {
+                () = shutdown.stop.cancelled() => break,
+                // A look at the queues is worth a decision at once. The sender lives as long as we do.
+                Ok(()) = self.queues.changed() => {}
+                acted = ended(&mut self.acting) => self.take_in(acted),
+                () = pause => {}
+            }
+        }
+        if let Some(mut acting) = self.acting.take() {
+            tokio::select! {
+                () = shutdown.abort.cancelled() => acting.abort(),
+                ended = tokio::time::timeout(ACT_LIMIT, &mut acting) => if ended.is_err() { acting.abort() },
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        let Self { actor, .. } = self;
+        let config = Arc::clone(&actor.config);
+        // While an act runs it has the fresher view: reading beside it would only bring an older one.
+        if self.acting.is_none() {
+            self.refresh().await;
+        }
+        let now = self.actor.clock.now();
+        let mut observation = Observation {
+            queues: self.queues.borrow_and_update().clone(),
+            workers: self.view.workers.clone(),
+            state: self.view.record.clone(),
+        };
+        self.memory = remember(std::mem::take(&mut self.memory), &observation, &config);
+        let mut unjudged = false;
+        if let (Fact::Known { value: record, .. }, Some(workers)) =
+            (&mut observation.state, observation.workers.known())
+        {
+            let judged = judge(record, workers, &config, now).record;
+            unjudged = judged.differs_in_substance(record);
+            *record = judged;
+        }
+        let decisions = share(decide(&self.memory, &observation, &config, now), &observation, &config);
+        self.tell(&decisions);
+        let wants_to_act = decisions.values().any(|decision| !matches!(decision, Decision::Hold(_)));
+        let persist_estimates = self.estimates_are_due(&config, now);
+        let intents = self.intents_are_due(now);
+        // An empty page is never shown: only a receiver that is gone ignores it.
+        self.status.send_replace(Some(Arc::new(Status::of(
+            &config,
+            &self.memory,
+            &observation,
+            &decisions,
+            now,
+        ))));
+        if self.acting.is_none() && (wants_to_act || unjudged || persist_estimates || intents) {
+            let actor = Arc::clone(&self.actor);
+            let brief = Brief {
+                memory: self.memory.clone(),
+                queues: self.queues.clone(),
+                view: self.view.clone(),
+                persist_estimates,
+            };
+            self.acting = Some(tokio::spawn(async move { actor.act(brief).await }));
+        }
+    }
+
+    /// Lists workers and reads the state where that is due.
+    async fn refresh(&mut self) {
+        let Self { actor, view, due, readiness, .. } = self;
+        let now = actor.clock.now();
+        let stored = if now >= due.state {
+            due.state = now + STATE_CADENCE;
+            Some(actor.state.read().await)
+        } else {
+            None
+        };
+        if now >= due.listing {
+            let listed = actor.launcher.list(now).await;
+            view.workers = match listed {
+                Ok(value) => Fact::Known { value, at: now },
+                Err(error) => actor::unknown(&view.workers, Why::Unreachable, &error, now),
+            };
+        }
+        if let Some(stored) = stored {
+            let workers = view.workers.known().map_or(&[][..], Vec::as_slice);
+            view.record = match stored {
+                Ok(stored) => match View::load(stored, workers, &mut view.lost_since, &actor.config, now) {
+                    Ok(loaded) => Fact::Known { value: loaded.record, at: now },
+                    Err(unknown) => {
+                        tracing::error!(detail = unknown.detail, "the state record is lost");
+                        Fact::Unknown(unknown)
+                    }
+                },
+                Err(error) => actor::state_unknown(&view.record, &error, now),
+            };
+            view.note_intents(now);
+        }
+        if view.workers.known().is_some() && view.record.known().is_some() {
+            readiness.set();
+        }
+        if now >= self.due.listing {
+            let cadence = self.actor.launcher.cadence();
+            self.due.listing = now + if self.is_busy() { cadence.busy } else { cadence.idle };
+        }
+    }
+
+    /// Whether work waits or a worker is pending.
+    fn is_busy(&self) -> bool {
+        let waiting =
+            |fact: &Fact<_>| matches!(fact.known(), Some(QueueFacts::Present { ready, .. }) if *ready > 0);
+        let pending = |worker: &crate::policy::Worker| matches!(worker.phase, Phase::Pending { .. });
+        self.queues.borrow().values().any(waiting)
+            || self.view.workers.known().is_none_or(|workers| workers.iter().any(pending))
+    }
+
+    fn take_in(&mut self, acted: Option<Acted>) {
+        let now = self.actor.clock.now();
+        if let Some(Acted { view, wrote }) = acted {
+            self.view = view;
+            self.due.state = now + STATE_CADENCE;
+            if wrote {
+                self.due.estimates = now + ESTIMATES_CADENCE;
+            }
+        } else {
+            self.due.state = now;
+        }
+        self.due.listing = now;
+    }
+
+    /// Estimates are written when a wait began or turned, at most once a minute.
+    fn estimates_are_due(&self, config: &Config, now: Time) -> bool {
+        let Some(record) = self.view.record.known().filter(|_| now >= self.due.estimates) else {
+            return false;
+        };
+        config.pools.iter().any(|pool| {
+            let persisted = record.pool(&pool.name).estimates.queues;
+            pool.queues.iter().any(|queue| {
+                let turned = self.memory.marks(queue).and_then(|marks| marks.turned);
+                turned != persisted.get(queue).and_then(|marks| marks.turned)
+            })
+        })
+    }
+
+    /// Intents that somebody may have to complete or withdraw are looked after once a second.
+    fn intents_are_due(&mut self, now: Time) -> bool {
+        let Some(record) = self.view.record.known().filter(|_| now >= self.due.intents) else { return false };
+        let is_due = record.pools.values().flat_map(|state| &state.intents).any(|intent| {
+            let age = now.since(intent.stamp);
+            (actor::COMPLETE_AFTER..=actor::COMPLETE_UNTIL).contains(&age) || age >= actor::WITHDRAW_AFTER
+        });
+        if is_due {
+            self.due.intents = now + INTENT_CADENCE;
+        }
+        is_due
+    }
+
+    /// Logs each decision whose reason is new.
+    fn tell(&mut self, decisions: &std::collections::BTreeMap<String, Decision>) {
+        for (pool, decision) in decisions {
+            if self.told.insert(pool.clone(), decision.as_str()) != Some(decision.as_str()) {
+                tracing::info!(pool, decision = decision.kind(), reason = decision.as_str(), "{decision}");
+            }
+        }
+    }
+}
+
+/// Waits for the running act, for ever if there is none. `None` is an act that panicked.
+async fn ended(acting: &mut Option<JoinHandle<Acted>>) -> Option<Acted> {
+    let Some(running) = acting else { return std::future::pending().await };
+    let joined = running.await;
+    *acting = None;
+    joined.inspect_err(|panic| tracing::error!(error = %chain(panic), "an act ended abnormally")).ok()
+}

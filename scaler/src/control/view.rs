@@ -1,0 +1,144 @@
+//! What one scaler process knows of the fleet: the record and the workers, each as of some moment.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    config::Config,
+    policy::{Fact, Phase, StateRecord, Unknown, Why, Worker},
+    time::Time,
+};
+
+/// A record that is missing beside live workers is rebuilt after this long: by then no launch that the lost
+/// record knew of can still arrive.
+const REBUILD_AFTER: Duration = Duration::from_secs(120);
+
+/// The fleet as last seen.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    /// The workers.
+    pub(super) workers: Fact<Vec<Worker>>,
+    /// The record, normalised.
+    pub(super) record: Fact<StateRecord>,
+    /// Since when the record is missing beside live workers.
+    pub(super) lost_since: Option<Time>,
+    /// When this process first saw each open intent, by pool and serial.
+    pub(super) intents_seen: BTreeMap<(String, u64), Time>,
+}
+
+/// A record to decide on, and the revision that a compare-and-swap expects to replace.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Loaded {
+    pub(super) record: StateRecord,
+    pub(super) expected: Option<u64>,
+}
+
+// === impl View ===
+
+impl View {
+    pub(super) fn new(now: Time) -> Self {
+        let unseen = Unknown { why: Why::NotYetSeen, detail: "not read yet".to_owned(), since: now };
+        Self {
+            workers: Fact::Unknown(unseen.clone()),
+            record: Fact::Unknown(unseen),
+            lost_since: None,
+            intents_seen: BTreeMap::new(),
+        }
+    }
+
+    /// Makes of a stored record, read at `now`, one to decide on. A missing one is new where nothing lives;
+    /// beside live workers it was lost: held for [`REBUILD_AFTER`], then rebuilt.
+    pub(super) fn load(
+        stored: Option<StateRecord>,
+        workers: &[Worker],
+        lost_since: &mut Option<Time>,
+        config: &Config,
+        now: Time,
+    ) -> Result<Loaded, Unknown> {
+        if let Some(record) = stored {
+            *lost_since = None;
+            let expected = Some(record.revision);
+            return Ok(Loaded {
+                record: record.normalized(now, |pool| cooldown_cap(config, pool)),
+                expected,
+            });
+        }
+        let alive = workers.iter().filter(|worker| !matches!(worker.phase, Phase::Finished(_))).count();
+        if alive > 0 {
+            let since = *lost_since.get_or_insert(now);
+            let left = REBUILD_AFTER.saturating_sub(now.since(since));
+            if left > Duration::ZERO {
+                let detail = format!(
+                    "missing, though {alive} workers live: rebuilt in {} s, pause and cool-down are lost",
+                    left.as_secs()
+                );
+                return Err(Unknown { why: Why::Unusable, detail, since });
+            }
+        }
+        Ok(Loaded { record: StateRecord::new(now), expected: None })
+    }
+
+    /// Remembers when each open intent was first seen, and forgets the closed ones.
+    pub(super) fn note_intents(&mut self, now: Time) {
+        let Some(record) = self.record.known() else { return };
+        let open: Vec<_> = record
+            .pools
+            .iter()
+            .flat_map(|(pool, state)| state.intents.iter().map(move |intent| (pool.clone(), intent.serial)))
+            .collect();
+        self.intents_seen.retain(|intent, _| open.contains(intent));
+        for intent in open {
+            self.intents_seen.entry(intent).or_insert(now);
+        }
+    }
+}
+
+fn cooldown_cap(config: &Config, pool: &str) -> Duration {
+    // A pool that is no longer configured launches nothing, so its cool-down is of no account.
+    config.pools.iter().find(|known| known.name == pool).map_or(Duration::ZERO, |known| known.cooldown_cap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BrokerSource, LauncherConfig};
+    use crate::policy::PendingCause;
+
+    const NOW: Time = Time::from_millis(1_000_000_000);
+
+    fn config() -> Config {
+        Config {
+            instance: "mayfly".to_owned(),
+            check_interval: Duration::from_millis(250),
+            broker: BrokerSource::default(),
+            launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
+            quota: None,
+            pools: Vec::new(),
+        }
+    }
+
+    fn pending() -> Worker {
+        Worker {
+            name: "mayfly-a-0000-1".to_owned(),
+            pool: "a".to_owned(),
+            serial: Some(1),
+            slot: Some(0),
+            launched: NOW,
+            phase: Phase::Pending { started: false, cause: PendingCause::Starting },
+        }
+    }
+
+    #[test]
+    fn a_missing_record_is_new_where_nothing_lives() {
+        let loaded = View::load(None, &[], &mut None, &config(), NOW).unwrap();
+        assert_eq!(loaded, Loaded { record: StateRecord::new(NOW), expected: None });
+    }
+
+    #[test]
+    fn a_record_lost_beside_live_workers_holds_for_two_minutes_and_is_rebuilt_then() {
+        let mut lost_since = None;
+        let mut load = |now| View::load(None, &[pending()], &mut lost_since, &config(), now);
+        assert_eq!(load(NOW).unwrap_err().why, Why::Unusable);
+        assert_eq!(load(NOW + Duration::from_secs(119)).unwrap_err().since, NOW);
+        assert_eq!(load(NOW + Duration::from_secs(120)).unwrap().expected, None);
+    }
+}

@@ -1,0 +1,103 @@
+//! Where workers run. One trait, one launcher per place.
+
+pub mod process;
+
+pub use process::ProcessLauncher;
+
+use std::{io, time::Duration};
+
+use mayfly_service::DeadlineExceeded;
+
+use crate::{policy::Worker, time::Time};
+
+/// A place where workers run.
+pub trait Launcher: Send + Sync + 'static {
+    /// All workers of the instance, ended ones included while their Job exists.
+    fn list(&self, now: Time) -> impl Future<Output = Result<Vec<Worker>, LaunchError>> + Send;
+
+    /// Creates the Job that `plan` names. Never twice under one name.
+    fn launch(&self, plan: &Plan) -> impl Future<Output = Result<Launched, LaunchError>> + Send;
+
+    /// Takes a worker back, only if nothing of it has started.
+    fn remove(&self, worker: &Worker) -> impl Future<Output = Result<Removed, LaunchError>> + Send;
+
+    /// Removes what ended workers left; `counted` are those whose outcome is in the record.
+    fn tidy(
+        &self,
+        ended: &[Worker],
+        counted: &[Worker],
+        now: Time,
+    ) -> impl Future<Output = Result<(), LaunchError>> + Send;
+
+    /// How often to list: while work waits or a worker is pending, and otherwise.
+    fn cadence(&self) -> Cadence;
+}
+
+/// How often a launcher may be asked for its workers.
+#[derive(Debug, Clone, Copy)]
+pub struct Cadence {
+    /// While work waits or a worker is pending.
+    pub busy: Duration,
+    /// Otherwise.
+    pub idle: Duration,
+}
+
+/// One Job to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its serial.
+    pub serial: u64,
+    /// Its slot.
+    pub slot: u32,
+    /// Why.
+    pub reason: String,
+    /// When it was decided.
+    pub stamp: Time,
+    /// What a message takes, as far as known.
+    pub service_time: Option<Duration>,
+}
+
+/// What a launch did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launched {
+    /// The Job is new.
+    Created,
+    /// The Job was there already, and is ours: somebody completed the intent before.
+    Adopted,
+}
+
+/// What a removal did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It will never start.
+    Removed,
+    /// It has started, or was removed before.
+    TooLate,
+}
+
+/// Why a launcher's call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The name is taken by something that is not ours.
+    #[error("{name} exists and is not ours")]
+    Foreign {
+        /// The Job's name.
+        name: String,
+    },
+    /// Definitely not done, and trying the same again at once is pointless.
+    #[error("{what} was refused")]
+    Refused {
+        /// What was attempted.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer: it may have been done.
+    #[error(transparent)]
+    Deadline(#[from] DeadlineExceeded),
+}

@@ -1,0 +1,211 @@
+//! Workers as local child processes, for the demo, development and tests. They survive the scaler.
+//!
+//! A worker is a file `workers/<Job name>`: its header, then the status lines that the worker appends. The
+//! file is made under a temporary name, locked, and hard-linked to its own, so it appears whole and once.
+//! The worker gets it as standard input and thereby holds the lock for as long as it lives.
+
+mod session;
+mod worker_file;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use mayfly_service::{
+    ExitCode, contract,
+    crash::crash_point,
+    deadline,
+    report::{ExitReason, ExitReport, StatusLine, now_ms},
+};
+use tokio::process::Command;
+
+use self::worker_file::{Header, WorkerFiles};
+use super::{Cadence, LaunchError, Launched, Launcher, Plan, Removed};
+use crate::{
+    config::{Config, LauncherConfig, PoolConfig, WARM_IDLE, WorkerTemplate},
+    policy::{Phase, Worker},
+    time::Time,
+};
+
+/// The limit of one call.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long the files of an ended and counted worker are kept.
+const KEEP_ENDED: Duration = Duration::from_secs(300);
+
+/// Starts workers as child processes.
+#[derive(Debug, Clone)]
+pub struct ProcessLauncher {
+    instance: String,
+    files: WorkerFiles,
+    start_delay: Duration,
+    pools: BTreeMap<String, PoolConfig>,
+}
+
+// === impl ProcessLauncher ===
+
+impl ProcessLauncher {
+    /// A launcher for the pools of `config`; makes its directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn new(config: &Config) -> io::Result<Self> {
+        let LauncherConfig::Process { directory, start_delay } = &config.launcher;
+        Ok(Self {
+            instance: config.instance.clone(),
+            files: WorkerFiles::new(directory, *start_delay > Duration::ZERO)?,
+            start_delay: *start_delay,
+            pools: config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
+        })
+    }
+
+    fn launch_now(&self, plan: &Plan) -> Result<Launched, LaunchError> {
+        let refused = |source| LaunchError::Refused { what: format!("worker {}", plan.name), source };
+        let Some(pool) = self.pools.get(&plan.pool) else {
+            return Err(refused(io::Error::new(io::ErrorKind::NotFound, "its pool is not configured")));
+        };
+        let header = Header {
+            instance: self.instance.clone(),
+            pool: plan.pool.clone(),
+            serial: plan.serial,
+            slot: plan.slot,
+            reason: plan.reason.clone(),
+            stamp: plan.stamp,
+        };
+        let Some(file) = self.files.create(&plan.name, &header).map_err(refused)? else {
+            let ours = self.files.read_header(&plan.name).is_some_and(|existing| existing.same_job(&header));
+            return if ours {
+                Ok(Launched::Adopted)
+            } else {
+                Err(LaunchError::Foreign { name: plan.name.clone() })
+            };
+        };
+        crash_point("after-link");
+        let status = file.try_clone().map_err(refused)?;
+        if let Err(error) = self.spawn(plan, pool, file) {
+            // The file is the Job: it tells how the worker ended, as for any other worker.
+            let report = ExitReport::new(ExitReason::SpawnFailed).with_detail(&error.to_string());
+            let exit = StatusLine::Exit { at: now_ms(), report, exit_code: ExitCode::Config.code() };
+            exit.append_to(&status).map_err(refused)?;
+        }
+        crash_point("after-spawn");
+        Ok(Launched::Created)
+    }
+
+    fn spawn(&self, plan: &Plan, pool: &PoolConfig, file: fs::File) -> io::Result<()> {
+        let WorkerTemplate::Process { command, env } = &pool.worker;
+        let (program, arguments) = command
+            .split_first()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
+        let path = self.files.path(&plan.name);
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.files.log_path(&plan.name))?;
+        let mut worker = Command::new(program);
+        worker
+            .args(arguments)
+            .envs(env)
+            .env(contract::INSTANCE, &self.instance)
+            .env(contract::POOL, &plan.pool)
+            .env(contract::SERIAL, plan.serial.to_string())
+            .env(contract::STATUS_FILE, &path)
+            .stdin(Stdio::from(file))
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        if pool.packing {
+            worker.env(contract::SLOT, plan.slot.to_string());
+        }
+        if plan.slot < pool.min_workers {
+            worker.env(contract::MAX_IDLE, humantime::format_duration(WARM_IDLE).to_string());
+        }
+        if let Some(hint) = plan.service_time {
+            worker.env(contract::SERVICE_TIME_HINT, humantime::format_duration(hint).to_string());
+        }
+        if self.start_delay > Duration::ZERO {
+            worker.env(contract::START_DELAY, humantime::format_duration(self.start_delay).to_string());
+        }
+        // The child outlives us by design; tokio reaps it if it ends before we do.
+        worker.kill_on_drop(false).spawn().map(drop)
+    }
+
+    fn remove_now(&self, name: &str) -> Result<Removed, LaunchError> {
+        match fs::File::create_new(self.files.start_path(name)) {
+            Ok(_) => Ok(Removed::Removed),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Removed::TooLate),
+            Err(source) => Err(LaunchError::Refused { what: format!("removal of {name}"), source }),
+        }
+    }
+
+    fn tidy_now(&self, ended: &[Worker], counted: &[Worker], now: Time) {
+        for worker in ended {
+            let Phase::Finished(ending) = &worker.phase else { continue };
+            if ending.report.is_none()
+                && let Some(process) = self.files.process(&worker.name)
+            {
+                session::end_leftovers(&process);
+            }
+        }
+        for worker in counted {
+            let Phase::Finished(ending) = &worker.phase else { continue };
+            if now.since(ending.at) >= KEEP_ENDED
+                && let Err(error) = self.files.delete(&worker.name)
+            {
+                tracing::warn!(worker = worker.name, error = %error, "files of an ended worker stay");
+            }
+        }
+    }
+
+    async fn off_the_loop<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, LaunchError> {
+        let this = self.clone();
+        let joined = deadline(what, CALL_LIMIT, tokio::task::spawn_blocking(move || work(&this))).await?;
+        joined
+            .map_err(|panic| LaunchError::Refused { what: what.to_owned(), source: io::Error::other(panic) })
+    }
+
+    /// The directory of the state record.
+    #[must_use]
+    pub fn directory(config: &Config) -> &Path {
+        let LauncherConfig::Process { directory, .. } = &config.launcher;
+        directory
+    }
+}
+
+impl Launcher for ProcessLauncher {
+    async fn list(&self, now: Time) -> Result<Vec<Worker>, LaunchError> {
+        let instance = self.instance.clone();
+        self.off_the_loop("list workers", move |this| this.files.list(&instance, now))
+            .await?
+            .map_err(|source| LaunchError::Refused { what: "listing workers".to_owned(), source })
+    }
+
+    async fn launch(&self, plan: &Plan) -> Result<Launched, LaunchError> {
+        // Spawning registers the child with this runtime, so it runs on it; all of it is local and short.
+        self.launch_now(plan)
+    }
+
+    async fn remove(&self, worker: &Worker) -> Result<Removed, LaunchError> {
+        let name = worker.name.clone();
+        self.off_the_loop("take a worker back", move |this| this.remove_now(&name)).await?
+    }
+
+    async fn tidy(&self, ended: &[Worker], counted: &[Worker], now: Time) -> Result<(), LaunchError> {
+        let (ended, counted) = (ended.to_vec(), counted.to_vec());
+        self.off_the_loop("tidy up after workers", move |this| this.tidy_now(&ended, &counted, now)).await
+    }
+
+    fn cadence(&self) -> Cadence {
+        // Reading a directory costs next to nothing.
+        Cadence { busy: Duration::from_millis(250), idle: Duration::from_secs(1) }
+    }
+}
+
+/// The files of a launcher's directory that people may look at.
+#[must_use]
+pub fn workers_directory(directory: &Path) -> PathBuf {
+    directory.join("workers")
+}

@@ -1,0 +1,259 @@
+//! Looks at the queues: one connection, one channel a queue, in a task of its own, so that a broker that
+//! hangs holds up nothing else.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use backon::BackoffBuilder;
+use mayfly_broker::{BrokerUrl, Channel, Connection, Error, QueueState};
+use mayfly_service::backoff::backoff;
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    policy::{Fact, QueueFacts, Unknown, Why},
+    time::Clock,
+};
+
+/// What is known of each queue.
+pub type QueueFactsByName = BTreeMap<String, Fact<QueueFacts>>;
+
+/// The limit of one look at one queue.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// The limit of connecting.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries to connect: first, most. A broker that returns is seen within two seconds.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+/// Between two looks at a queue that is missing or forbidden, or two tries of a refused password: first,
+/// most. Each such look costs the broker a log line.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(6500));
+
+/// Looks at queues again and again.
+#[derive(Debug)]
+pub struct QueueWatch {
+    url: BrokerUrl,
+    instance: String,
+    clock: Clock,
+    facts: watch::Sender<QueueFactsByName>,
+    connection: Option<Connection>,
+    connect_again: Option<Instant>,
+    reconnect: Delays,
+    probes: BTreeMap<String, Probe>,
+}
+
+/// One queue's channel.
+#[derive(Debug)]
+struct Probe {
+    channel: Option<Channel>,
+    look_again: Option<Instant>,
+    refused: Delays,
+}
+
+/// Growing, jittered delays that start anew after a success.
+#[derive(Debug)]
+struct Delays {
+    range: (Duration, Duration),
+    next: backon::ExponentialBackoff,
+}
+
+// === impl QueueWatch ===
+
+impl QueueWatch {
+    /// A watch over `queues`, and where it tells what it saw.
+    #[must_use]
+    pub fn new(
+        url: BrokerUrl,
+        instance: &str,
+        queues: impl IntoIterator<Item = String>,
+        clock: Clock,
+    ) -> (Self, watch::Receiver<QueueFactsByName>) {
+        let since = clock.now();
+        let unseen = Unknown { why: Why::NotYetSeen, detail: "not looked at yet".to_owned(), since };
+        let probes: BTreeMap<_, _> = queues.into_iter().map(|queue| (queue, Probe::new())).collect();
+        let facts = probes.keys().map(|queue| (queue.clone(), Fact::Unknown(unseen.clone()))).collect();
+        let (facts, receiver) = watch::channel(facts);
+        let watch = Self {
+            url,
+            instance: instance.to_owned(),
+            clock,
+            facts,
+            connection: None,
+            connect_again: None,
+            reconnect: Delays::new(RECONNECT),
+            probes,
+        };
+        (watch, receiver)
+    }
+
+    /// Looks every `interval` until `stop`, then closes the connection.
+    pub async fn run(mut self, interval: Duration, stop: CancellationToken) {
+        let mut jitter = Jitter::default();
+        loop {
+            let looked = tokio::select! {
+                () = stop.cancelled() => break,
+                looked = self.look() => looked,
+            };
+            if let Err(error) = looked {
+                self.all_unknown(&error);
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(jitter.spread(interval)) => {}
+            }
+        }
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!(error = %chain(&error), "broker connection did not close in order");
+        }
+    }
+
+    /// One look at every queue that is due. An error concerns the connection, and so all of them.
+    async fn look(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if self.connect_again.is_some_and(|again| now < again) {
+            return Ok(());
+        }
+        let connection = match self.connection.take().filter(Connection::is_alive) {
+            Some(connection) => connection,
+            None => match self.connect().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    let refused = matches!(error, Error::AccessRefused { .. });
+                    self.connect_again = Some(now + if refused { REFUSED.0 } else { self.reconnect.next() });
+                    return Err(error);
+                }
+            },
+        };
+        for (queue, probe) in &mut self.probes {
+            if probe.look_again.is_some_and(|again| now < again) {
+                continue;
+            }
+            let at = self.clock.now();
+            // An error here drops the connection with all its channels.
+            let fact = match probe.look(&connection, queue).await? {
+                Ok(value) => Fact::Known { value, at },
+                Err(forbidden) => Fact::Unknown(Unknown {
+                    why: Why::Forbidden,
+                    detail: chain(&forbidden),
+                    since: self.clock.now(),
+                }),
+            };
+            self.facts.send_modify(|facts| update(facts, queue, fact));
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<Connection, Error> {
+        for probe in self.probes.values_mut() {
+            *probe = Probe::new();
+        }
+        let name = format!("mayfly-scaler {}", self.instance);
+        let connection = Connection::open(&self.url, &name, CONNECT_LIMIT).await?;
+        self.connect_again = None;
+        self.reconnect = Delays::new(RECONNECT);
+        tracing::info!(broker = self.url.endpoint(), "connected to the broker");
+        Ok(connection)
+    }
+
+    fn all_unknown(&self, error: &Error) {
+        let why =
+            if matches!(error, Error::AccessRefused { .. }) { Why::Forbidden } else { Why::Unreachable };
+        let unknown = Unknown { why, detail: chain(error), since: self.clock.now() };
+        self.facts.send_modify(|facts| {
+            for queue in self.probes.keys() {
+                update(facts, queue, Fact::Unknown(unknown.clone()));
+            }
+        });
+    }
+}
+
+/// Replaces a fact; one that stays unknown for the same reason stays so since then.
+fn update(facts: &mut QueueFactsByName, queue: &str, mut fact: Fact<QueueFacts>) {
+    if let (Fact::Unknown(new), Some(Fact::Unknown(old))) = (&mut fact, facts.get(queue)) {
+        new.since = if old.why == new.why { old.since } else { new.since };
+    }
+    match (&fact, facts.get(queue)) {
+        (Fact::Unknown(new), old) if !matches!(old, Some(Fact::Unknown(old)) if old.why == new.why) => {
+            tracing::warn!(queue, why = new.why.as_str(), detail = new.detail, "queue cannot be observed");
+        }
+        (Fact::Known { .. }, Some(Fact::Unknown(old))) if old.why != Why::NotYetSeen => {
+            tracing::info!(queue, "queue is observed again");
+        }
+        _ => {}
+    }
+    facts.insert(queue.to_owned(), fact);
+}
+
+// === impl Probe ===
+
+impl Probe {
+    fn new() -> Self {
+        Self { channel: None, look_again: None, refused: Delays::new(REFUSED) }
+    }
+
+    /// The outer error concerns the connection, the inner one only this queue.
+    async fn look(
+        &mut self,
+        connection: &Connection,
+        queue: &str,
+    ) -> Result<Result<QueueFacts, Error>, Error> {
+        let channel = match self.channel.take().filter(Channel::is_open) {
+            Some(channel) => channel,
+            None => connection.channel().await?,
+        };
+        match channel.depth(queue, LOOK_LIMIT).await {
+            Ok(QueueState::Present(depth)) => {
+                self.channel = Some(channel);
+                self.look_again = None;
+                self.refused = Delays::new(REFUSED);
+                Ok(Ok(QueueFacts::Present { ready: depth.ready, consumers: depth.consumers }))
+            }
+            Ok(QueueState::Missing) => {
+                self.look_again = Some(Instant::now() + self.refused.next());
+                Ok(Ok(QueueFacts::Missing))
+            }
+            Err(error @ Error::Forbidden { .. }) => {
+                self.look_again = Some(Instant::now() + self.refused.next());
+                Ok(Err(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+// === impl Delays ===
+
+impl Delays {
+    fn new(range: (Duration, Duration)) -> Self {
+        Self { range, next: backoff(range.0, range.1).build() }
+    }
+
+    fn next(&mut self) -> Duration {
+        self.next.next().unwrap_or(self.range.1)
+    }
+}
+
+/// Spreads an interval by ±10 %, so that replicas don't look in step.
+#[derive(Debug, Default)]
+pub struct Jitter(std::hash::RandomState, u64);
+
+// === impl Jitter ===
+
+impl Jitter {
+    /// `interval` ± 10 %.
+    pub fn spread(&mut self, interval: Duration) -> Duration {
+        use std::hash::BuildHasher;
+        self.1 += 1;
+        // A keyed hash of a counter: random enough to be out of step, without a generator of random numbers.
+        let part = u32::try_from(self.0.hash_one(self.1) % 2001).unwrap_or(1000);
+        interval.mul_f64(0.9 + f64::from(part) / 10_000.0)
+    }
+}
+
+/// An error with its causes on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,218 @@
+//! The record as a file: compare under a lock, fsync, rename.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use mayfly_service::{crash::crash_point, deadline};
+use rustix::fs::{FlockOperation, flock};
+use serde::Deserialize;
+
+use super::{StateError, StateStore};
+use crate::policy::{RECORD_VERSION, StateRecord};
+
+/// How long to wait for another scaler's lock. It is held for two fsyncs.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries to lock.
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+/// The limit of a whole read or write, the lock included.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// `DIR/state.json`, locked by `DIR/state.lock`: a file apart, because renaming replaces the locked one.
+#[derive(Debug, Clone)]
+pub struct FileState {
+    record: PathBuf,
+    lock: PathBuf,
+    directory: PathBuf,
+}
+
+// === impl FileState ===
+
+impl FileState {
+    /// The record in `directory`, which exists.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            record: directory.join("state.json"),
+            lock: directory.join("state.lock"),
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// Moves a damaged record aside, so that the next read finds none, and returns where it went.
+    ///
+    /// # Errors
+    /// `Unavailable` when the lock or the file is out of reach.
+    pub fn set_aside(&self, suffix: &str) -> Result<PathBuf, StateError> {
+        let _lock = self.locked()?;
+        let aside = self.directory.join(format!("state.json.{suffix}"));
+        fs::rename(&self.record, &aside).map_err(|source| self.unavailable("moved aside", source))?;
+        Ok(aside)
+    }
+
+    fn read_now(&self) -> Result<Option<StateRecord>, StateError> {
+        let text = match fs::read_to_string(&self.record) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.unavailable("read", source)),
+        };
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        self.parse(&text).map(Some)
+    }
+
+    fn parse(&self, text: &str) -> Result<StateRecord, StateError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let corrupt = |source| StateError::Corrupt { path: self.record.clone(), source };
+        let newer = |detail| StateError::Newer { path: self.record.clone(), detail };
+        let Versioned { version } = serde_json::from_str(text).map_err(corrupt)?;
+        if version > RECORD_VERSION {
+            return Err(newer(format!("its version is {version}, ours {RECORD_VERSION}")));
+        }
+        serde_json::from_str(text).map_err(|error: serde_json::Error| {
+            let text = error.to_string();
+            if text.starts_with("unknown field") { newer(text) } else { corrupt(error) }
+        })
+    }
+
+    fn replace_now(&self, expected: Option<u64>, mut record: StateRecord) -> Result<StateRecord, StateError> {
+        let _lock = self.locked()?;
+        if self.read_now()?.map(|stored| stored.revision) != expected {
+            return Err(StateError::Conflict);
+        }
+        record.revision = expected.unwrap_or(0) + 1;
+        let text = serde_json::to_vec_pretty(&record)
+            .map_err(|source| StateError::Corrupt { path: self.record.clone(), source })?;
+        let unavailable = |source| self.unavailable("written", source);
+        let temporary = self.directory.join("state.json.new");
+        let mut file = File::create(&temporary).map_err(unavailable)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(unavailable)?;
+        crash_point("before-state-rename");
+        fs::rename(&temporary, &self.record).map_err(unavailable)?;
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(unavailable)?;
+        Ok(record)
+    }
+
+    fn locked(&self) -> Result<File, StateError> {
+        let unavailable = |source| self.unavailable("locked", source);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&self.lock)
+            .map_err(unavailable)?;
+        let tries = LOCK_LIMIT.as_millis() / LOCK_RETRY.as_millis();
+        for _ in 0..tries {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LOCK_RETRY),
+                Err(error) => return Err(unavailable(error.into())),
+            }
+        }
+        Err(unavailable(io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock")))
+    }
+
+    fn unavailable(&self, action: &'static str, source: io::Error) -> StateError {
+        StateError::Unavailable { path: self.record.clone(), action, source }
+    }
+
+    /// Runs file work off the loop. The work has a bound of its own, because a thread cannot be cancelled.
+    async fn off_the_loop<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Self) -> Result<T, StateError> + Send + 'static,
+    ) -> Result<T, StateError> {
+        let this = self.clone();
+        let joined = deadline(what, CALL_LIMIT, tokio::task::spawn_blocking(move || work(&this))).await?;
+        joined.unwrap_or_else(|panic| Err(self.unavailable("used", io::Error::other(panic))))
+    }
+}
+
+impl StateStore for FileState {
+    async fn read(&self) -> Result<Option<StateRecord>, StateError> {
+        self.off_the_loop("read state record", Self::read_now).await
+    }
+
+    async fn replace(&self, expected: Option<u64>, record: StateRecord) -> Result<StateRecord, StateError> {
+        self.off_the_loop("write state record", move |this| this.replace_now(expected, record)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Time;
+
+    fn record() -> StateRecord {
+        StateRecord::new(Time::from_millis(1_000_000))
+    }
+
+    fn state() -> (tempfile::TempDir, FileState) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = FileState::new(directory.path());
+        (directory, state)
+    }
+
+    #[tokio::test]
+    async fn of_many_writers_with_the_same_revision_one_wins() {
+        let (_directory, state) = state();
+        let first = state.replace(None, record()).await.unwrap();
+        let writers = (0..8).map(|_| {
+            let state = state.clone();
+            let revision = first.revision;
+            tokio::spawn(async move { state.replace(Some(revision), record()).await })
+        });
+        let mut won = 0;
+        for writer in writers.collect::<Vec<_>>() {
+            match writer.await.unwrap() {
+                Ok(_) => won += 1,
+                Err(error) => assert!(matches!(error, StateError::Conflict), "{error}"),
+            }
+        }
+        assert_eq!(won, 1);
+        assert_eq!(state.read().await.unwrap().unwrap().revision, first.revision + 1);
+    }
+
+    #[tokio::test]
+    async fn a_missing_or_emptied_record_is_none() {
+        let (directory, state) = state();
+        assert_eq!(state.read().await.unwrap(), None);
+        fs::write(directory.path().join("state.json"), "\n").unwrap();
+        assert_eq!(state.read().await.unwrap(), None);
+        state.replace(None, record()).await.unwrap();
+        assert!(state.read().await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_is_neither_read_nor_replaced() {
+        let (directory, state) = state();
+        fs::write(directory.path().join("state.json"), "{\"version\": 1, \"revision\"").unwrap();
+        assert!(matches!(state.read().await, Err(StateError::Corrupt { .. })));
+        assert!(matches!(state.replace(None, record()).await, Err(StateError::Corrupt { .. })));
+        state.set_aside("damaged").unwrap();
+        assert_eq!(state.read().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_record_of_a_newer_scaler_is_not_touched() {
+        let (directory, state) = state();
+        let path = directory.path().join("state.json");
+        for newer in [
+            r#"{"version": 2, "whatever": true}"#,
+            r#"{"version": 1, "revision": 1, "epoch": 1, "pools": {}, "new": 1}"#,
+        ] {
+            fs::write(&path, newer).unwrap();
+            assert!(matches!(state.read().await, Err(StateError::Newer { .. })), "{newer}");
+            assert!(matches!(state.replace(Some(1), record()).await, Err(StateError::Newer { .. })));
+            assert_eq!(fs::read_to_string(&path).unwrap(), newer);
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! `mayfly-scaler state`: what the scaler remembers, for people.
+
+use std::{fmt::Write, path::PathBuf};
+
+use anyhow::{Context, bail};
+use mayfly_service::ExitCode;
+
+use crate::{
+    config::{Config, LauncherConfig, Overrides},
+    launcher::{Launcher, ProcessLauncher},
+    policy::{PoolState, StateRecord, judge},
+    state::{FileState, StateError, StateStore},
+    time::{Clock, Time},
+};
+
+/// Tries against scalers that write at the same moment.
+const TRIES: u32 = 20;
+
+/// Arguments of `state`.
+#[derive(Debug, clap::Args)]
+pub struct StateArgs {
+    /// The configuration of the instance.
+    #[arg(env = "MAYFLY_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: StateCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum StateCommand {
+    /// Show the record.
+    Show {
+        /// `text` for people, `json` as it is stored.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Move a damaged record aside and rebuild it from the workers that are there. Pause and cool-down of all
+    /// pools are lost; serials go on behind the highest one seen.
+    Repair,
+    /// Launch nothing more. In force at once, for every scaler of the instance.
+    Pause {
+        /// One pool; all if absent.
+        pool: Option<String>,
+    },
+    /// Launch again.
+    Resume {
+        /// One pool; all if absent.
+        pool: Option<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Carries a `state` command out.
+///
+/// # Errors
+/// When the record cannot be read or written.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this command's output")]
+pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
+    let StateArgs { config, command } = args;
+    let config = match Config::load(&config, &Overrides::default()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            return Ok(ExitCode::Usage);
+        }
+    };
+    let LauncherConfig::Process { directory, .. } = &config.launcher;
+    if !directory.is_dir() {
+        eprintln!(
+            "error: {} does not exist: no scaler ever ran with this configuration",
+            directory.display()
+        );
+        return Ok(ExitCode::Config);
+    }
+    let state = FileState::new(directory);
+    let now = Clock::start().now();
+    let done = match command {
+        StateCommand::Show { output } => show(&state, output, now).await.map(|text| print!("{text}")),
+        StateCommand::Repair => repair(&state, &config, now).await.map(|text| println!("{text}")),
+        StateCommand::Pause { pool } => {
+            pause(&state, &config, pool, true).await.map(|text| println!("{text}"))
+        }
+        StateCommand::Resume { pool } => {
+            pause(&state, &config, pool, false).await.map(|text| println!("{text}"))
+        }
+    };
+    match done {
+        Ok(()) => Ok(ExitCode::Ok),
+        Err(error) if error.downcast_ref::<StateError>().is_some_and(StateError::needs_repair) => {
+            eprintln!("error: {error:#}");
+            Ok(ExitCode::Config)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn show(state: &FileState, output: Output, now: Time) -> anyhow::Result<String> {
+    let record = state.read().await?;
+    if output == Output::Json {
+        return Ok(serde_json::to_string_pretty(&record)? + "\n");
+    }
+    Ok(record
+        .map_or_else(|| "no record: nothing was launched yet\n".to_owned(), |record| describe(&record, now)))
+}
+
+fn describe(record: &StateRecord, now: Time) -> String {
+    let mut text = format!("revision {}, epoch {}\n", record.revision, record.epoch);
+    for (name, pool) in &record.pools {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "pool {name}\n{}", describe_pool(pool, now));
+    }
+    text
+}
+
+fn describe_pool(pool: &PoolState, now: Time) -> String {
+    let PoolState {
+        next_serial,
+        last_settled_launch,
+        failures,
+        cooldown_until,
+        paused,
+        intents,
+        judged,
+        estimates,
+    } = pool;
+    let ago = |at: Time| format!("{at} ({:.0} s ago)", now.since(at).as_secs_f64());
+    let mut text = format!("  launches so far   {}\n", next_serial.saturating_sub(1));
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<17} {value}");
+    };
+    line("last launch", last_settled_launch.map_or_else(|| "never".to_owned(), ago));
+    line("paused", if *paused { "yes" } else { "no" }.to_owned());
+    let since = failures.last.map_or_else(String::new, |last| format!(", the last at {}", ago(last)));
+    line("failures in a row", format!("{}{since}", failures.count));
+    if let Some(until) = cooldown_until.filter(|until| *until > now) {
+        line("cooling down", format!("until {until}"));
+    }
+    for intent in intents {
+        line(
+            "open launch",
+            format!(
+                "serial {}, slot {}, {}: {}",
+                intent.serial,
+                intent.slot,
+                ago(intent.stamp),
+                intent.reason
+            ),
+        );
+    }
+    if !judged.is_empty() {
+        line("ended, counted", judged.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    }
+    if let Some(time) = estimates.service_time {
+        line("service time", format!("{:.0} ms a message", time.mean_ms));
+    }
+    if let Some(lead) = estimates.lead_time() {
+        line("lead time", format!("{:.1} s", lead.as_secs_f64()));
+    }
+    text
+}
+
+async fn repair(state: &FileState, config: &Config, now: Time) -> anyhow::Result<String> {
+    let aside = match state.read().await {
+        Ok(Some(_)) => return Ok("the record is sound, nothing to repair".to_owned()),
+        Ok(None) => None,
+        Err(StateError::Corrupt { .. }) => Some(state.set_aside(&format!("damaged-{}", now.as_millis()))?),
+        Err(error) => return Err(error.into()),
+    };
+    let workers = ProcessLauncher::new(config)?.list(now).await.context("the workers cannot be listed")?;
+    let rebuilt = judge(&StateRecord::new(now), &workers, config, now).record;
+    state.replace(None, rebuilt).await.context("the rebuilt record cannot be written")?;
+    let aside =
+        aside.map_or_else(String::new, |aside| format!("; the damaged one is kept as {}", aside.display()));
+    Ok(format!(
+        "rebuilt from {} workers{aside}\npause and cool-down of all pools are lost: see `state pause`",
+        workers.len()
+    ))
+}
+
+async fn pause(
+    state: &FileState,
+    config: &Config,
+    pool: Option<String>,
+    paused: bool,
+) -> anyhow::Result<String> {
+    let pools: Vec<String> = match pool {
+        Some(name) if config.pool(&name).is_none() => {
+            let known: Vec<_> = config.pools.iter().map(|pool| &*pool.name).collect();
+            bail!("pool {name:?} is not configured; there are: {}", known.join(", "))
+        }
+        Some(name) => vec![name],
+        None => config.pools.iter().map(|pool| pool.name.clone()).collect(),
+    };
+    for _ in 0..TRIES {
+        let stored = state.read().await?;
+        let expected = stored.as_ref().map(|record| record.revision);
+        let mut record = stored.unwrap_or_else(|| StateRecord::new(Clock::start().now()));
+        for name in &pools {
+            record.pool_mut(name).paused = paused;
+        }
+        match state.replace(expected, record).await {
+            Err(StateError::Conflict) => {}
+            written => {
+                written?;
+                let what = if paused { "paused: nothing more is launched, workers go on" } else { "resumed" };
+                return Ok(format!("{}: {what}", pools.join(", ")));
+            }
+        }
+    }
+    bail!("the record changes too fast to write it; try again")
+}

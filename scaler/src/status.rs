@@ -1,0 +1,121 @@
+//! What the scaler sees and decides, as JSON for `GET /status`. Not stable yet.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    policy::{Age, Counts, Decision, Fact, Memory, Observation, QueueFacts, Unknown, Worker},
+    time::Time,
+};
+
+/// The whole page.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The instance.
+    pub instance: String,
+    /// When this was seen and decided.
+    pub at: Time,
+    /// What of the fleet is unknown, and why; empty when all is known.
+    pub unknown: BTreeMap<&'static str, Unknown>,
+    /// By pool.
+    pub pools: BTreeMap<String, PoolStatus>,
+}
+
+/// One pool.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolStatus {
+    /// Its queues.
+    pub queues: BTreeMap<String, QueueStatus>,
+    /// How many workers are in which state; absent while they are unknown.
+    pub counts: Option<Counts>,
+    /// Its workers; absent while they are unknown.
+    pub workers: Option<Vec<Worker>>,
+    /// `launch`, `withdraw` or `hold`.
+    pub decision: &'static str,
+    /// The reason's name.
+    pub reason: &'static str,
+    /// The decision in words.
+    pub text: String,
+    /// The next serial: launches so far + 1.
+    pub next_serial: Option<u64>,
+    /// Failures in a row.
+    pub failures: Option<u32>,
+}
+
+/// One queue.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueueStatus {
+    /// What is known of it, or why not.
+    pub facts: Fact<QueueFacts>,
+    /// The age of its oldest ready message; absent when none is known to wait.
+    pub age: Option<Age>,
+}
+
+// === impl Status ===
+
+impl Status {
+    /// Draws up the page.
+    #[must_use]
+    pub fn of(
+        config: &Config,
+        memory: &Memory,
+        observation: &Observation,
+        decisions: &BTreeMap<String, Decision>,
+        now: Time,
+    ) -> Self {
+        let Observation { queues, workers, state } = observation;
+        let mut unknown = BTreeMap::new();
+        if let Fact::Unknown(why) = workers {
+            unknown.insert("workers", why.clone());
+        }
+        if let Fact::Unknown(why) = state {
+            unknown.insert("state", why.clone());
+        }
+        let pool_status = |name: &str, queue_names: &[String], decision: &Decision| {
+            let own = |worker: &&Worker| worker.pool == name;
+            let state = state.known().map(|record| record.pool(name));
+            let intents = state.as_ref().map_or(&[][..], |state| &state.intents);
+            PoolStatus {
+                queues: queue_names
+                    .iter()
+                    .filter_map(|queue| {
+                        let facts = queues.get(queue)?.clone();
+                        Some((queue.clone(), QueueStatus { facts, age: memory.age(queue, now) }))
+                    })
+                    .collect(),
+                counts: workers.known().map(|workers| Counts::of(name, workers, intents)),
+                workers: workers.known().map(|workers| workers.iter().filter(own).cloned().collect()),
+                decision: decision.kind(),
+                reason: decision.as_str(),
+                text: decision.to_string(),
+                next_serial: state.as_ref().map(|state| state.next_serial),
+                failures: state.as_ref().map(|state| state.failures.count),
+            }
+        };
+        let pools = config
+            .pools
+            .iter()
+            .filter_map(|pool| {
+                let decision = decisions.get(&pool.name)?;
+                Some((pool.name.clone(), pool_status(&pool.name, &pool.queues, decision)))
+            })
+            .collect();
+        Self { instance: config.instance.clone(), at: now, unknown, pools }
+    }
+}
+
+/// `GET /status`.
+pub fn routes(status: watch::Receiver<Option<Arc<Status>>>) -> Router {
+    let page = move || async move {
+        let page = status.borrow().clone();
+        page.map_or_else(
+            || (StatusCode::SERVICE_UNAVAILABLE, "nothing seen yet\n").into_response(),
+            |page| Json((*page).clone()).into_response(),
+        )
+    };
+    Router::new().route("/status", get(page))
+}
