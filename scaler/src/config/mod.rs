@@ -1,6 +1,23 @@
 //! The scaler's configuration, as decided on: parsed, defaults filled in, impossible combinations refused.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+mod checked;
+mod error;
+mod overrides;
+mod raw;
+mod values;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mayfly_broker::BrokerArgs;
+
+pub use error::ConfigError;
+pub use overrides::Overrides;
+pub(crate) use values::words;
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -9,12 +26,23 @@ pub struct Config {
     pub instance: String,
     /// Time between two looks at the queues (jittered by ±10 %).
     pub check_interval: Duration,
+    /// Where the broker's URL stands.
+    pub broker: BrokerSource,
     /// Where workers run.
     pub launcher: LauncherConfig,
     /// Most workers over all pools.
     pub quota: Option<u32>,
     /// The pools, names unique.
     pub pools: Vec<PoolConfig>,
+}
+
+/// Where the broker's URL stands; the URL itself is never in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokerSource {
+    /// In this file, for example a mounted Secret.
+    UrlFile(PathBuf),
+    /// In this environment variable.
+    UrlEnv(String),
 }
 
 /// Where workers run.
@@ -29,7 +57,11 @@ pub enum LauncherConfig {
     },
 }
 
-/// One pool: queues, a worker template, limits. Meanings: facts of the parameter table in the README.
+/// One pool: queues, a worker template, limits.
+///
+/// The earlier system's names stand in the file with their units: `check_trigger_interval` is
+/// `launch_interval`, a bare number there is seconds; a bare number in `force_empty_queue_interval` is
+/// milliseconds. Every other duration without a unit is refused.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolConfig {
     /// Its name, unique.
@@ -66,8 +98,8 @@ pub struct PoolConfig {
     pub worker: WorkerTemplate,
 }
 
-/// What a worker is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a worker is. Its `Debug` form names the variables of `env` without their values.
+#[derive(Clone, PartialEq, Eq)]
 pub enum WorkerTemplate {
     /// A local command.
     Process {
@@ -79,7 +111,88 @@ pub enum WorkerTemplate {
 }
 
 /// Idle limit of warm workers (slots below `min_workers`).
-pub const WARM_IDLE: Duration = Duration::from_secs(600);
+pub const WARM_IDLE: Duration = Duration::from_mins(10);
+
+/// Time between two looks at the queues, unless configured.
+pub const DEFAULT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// The environment variable that holds the broker's URL, unless configured.
+pub const DEFAULT_URL_ENV: &str = "MAYFLY_BROKER_URL";
+
+// === impl Config ===
+
+impl Config {
+    /// Reads and checks the file at `path`; `overrides` stand above it.
+    ///
+    /// # Errors
+    /// The first mistake, with its path.
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::parse(&text, overrides)
+    }
+
+    /// Checks the YAML `text`; `overrides` stand above it.
+    ///
+    /// # Errors
+    /// The first mistake, with its path.
+    pub fn parse(text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut at = String::new();
+        let parsed = serde_saphyr::with_deserializer_from_str(text, |deserializer| {
+            serde_path_to_error::deserialize(deserializer).map_err(|error| {
+                at = error.path().to_string();
+                error.into_inner()
+            })
+        });
+        let mut raw: raw::RawConfig =
+            parsed.map_err(|error| ConfigError::malformed(&at, error.without_snippet()))?;
+        overrides.apply(&mut raw)?;
+        raw.checked()
+    }
+
+    /// The pool of this name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&PoolConfig> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+// === impl BrokerSource ===
+
+impl BrokerSource {
+    /// Where to look, with the flags (or their environment variables) standing above the file.
+    #[must_use]
+    pub fn under(&self, flags: &BrokerArgs) -> BrokerArgs {
+        let flags_are_silent = flags.broker_url_file.is_none() && flags.broker_url_env == DEFAULT_URL_ENV;
+        match self {
+            Self::UrlFile(file) if flags_are_silent => {
+                BrokerArgs { broker_url_file: Some(file.clone()), ..flags.clone() }
+            }
+            Self::UrlEnv(variable) if flags_are_silent => {
+                BrokerArgs { broker_url_file: None, broker_url_env: variable.clone() }
+            }
+            _ => flags.clone(),
+        }
+    }
+}
+
+impl Default for BrokerSource {
+    fn default() -> Self {
+        Self::UrlEnv(DEFAULT_URL_ENV.to_owned())
+    }
+}
+
+// === impl WorkerTemplate ===
+
+impl fmt::Debug for WorkerTemplate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Process { command, env } = self;
+        formatter
+            .debug_struct("Process")
+            .field("command", command)
+            .field("env", &env.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
 
 // === impl PoolConfig ===
 
@@ -91,7 +204,7 @@ impl PoolConfig {
             name: name.to_owned(),
             queues: vec![queue.to_owned()],
             target_queue_size: 0,
-            force_empty_queue_interval: Duration::from_secs(60),
+            force_empty_queue_interval: Duration::from_mins(1),
             launch_interval: Duration::from_secs(10),
             scale_increment: 1,
             max_pending_while_scaling: 1,
@@ -100,10 +213,13 @@ impl PoolConfig {
             max_workers: Some(10),
             withdraw_after: Duration::from_secs(10),
             cooldown_base: Duration::from_secs(10),
-            cooldown_cap: Duration::from_secs(360),
+            cooldown_cap: Duration::from_mins(6),
             weight: 1,
             packing: true,
             worker,
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! From the YAML form to the checked one: defaults, ranges, and what must fit together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use mayfly_service::contract;
+
+use super::{
+    BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, PoolConfig, WorkerTemplate,
+    raw::{RawBroker, RawConfig, RawLauncher, RawPool, RawQueue, RawWorker},
+    values::{ANY_DURATION, Bare, duration, label, limit, name, number, switch},
+};
+
+/// Check intervals that serve a purpose and do no harm at the broker.
+const CHECK_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_mins(1);
+/// A shorter cool-down is none.
+const SHORTEST_COOLDOWN: Duration = Duration::from_millis(100);
+/// Most workers of one limit.
+const MOST_WORKERS: u32 = 100_000;
+/// Most workers launched, or pending, at once.
+const MOST_AT_ONCE: u32 = 100;
+/// Greatest weight.
+const MOST_WEIGHT: u32 = 1000;
+/// AMQP's short string.
+const LONGEST_QUEUE_NAME: usize = 255;
+/// Longest Job name: its pods' names get six more characters, and must be DNS labels.
+const LONGEST_JOB_NAME: usize = 57;
+/// Digits of a serial that must fit into a Job's name.
+const SERIAL_DIGITS: usize = 10;
+/// What [`job_name`](crate::policy::job_name) adds to instance, pool and serial: a hash of 4, and 3 dashes.
+const JOB_NAME_EXTRA: usize = 4 + 3;
+
+/// Set for every worker by the scaler.
+const RESERVED: [&str; 8] = [
+    contract::INSTANCE,
+    contract::POOL,
+    contract::SERIAL,
+    contract::SLOT,
+    contract::MAX_IDLE,
+    contract::SERVICE_TIME_HINT,
+    contract::STATUS_FILE,
+    contract::START_DELAY,
+];
+
+// === impl RawConfig ===
+
+impl RawConfig {
+    pub(super) fn checked(self) -> Result<Config, ConfigError> {
+        let Self { instance, check_interval, broker, counters, launcher, quota, pools } = self;
+        let instance = label("instance", &required("instance", instance, "a name for this scaler")?)?;
+        let check_interval = check_interval.map_or(Ok(DEFAULT_CHECK_INTERVAL), |text| {
+            duration("check_interval", &text, Bare::Refused, CHECK_INTERVALS)
+        })?;
+        not_yet("counters", counters.is_some(), "counters")?;
+        let broker = broker.unwrap_or_default().checked()?;
+        let launcher = required("launcher", launcher, "expected process: { directory: DIR }")
+            .and_then(RawLauncher::checked)?;
+        let quota = quota.map(|text| number("quota", &text, 0..=MOST_WORKERS)).transpose()?;
+        if pools.is_empty() {
+            return Err(missing("pools", "expected at least one pool"));
+        }
+        let pools = pools
+            .into_iter()
+            .enumerate()
+            .map(|(index, pool)| pool.checked(&format!("pools[{index}]"), &instance))
+            .collect::<Result<Vec<_>, _>>()?;
+        let config = Config { instance, check_interval, broker, launcher, quota, pools };
+        config.fits_together()?;
+        Ok(config)
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    fn fits_together(&self) -> Result<(), ConfigError> {
+        let mut names = BTreeSet::new();
+        let mut queues = BTreeMap::new();
+        for (index, pool) in self.pools.iter().enumerate() {
+            let path = format!("pools[{index}]");
+            if !names.insert(&pool.name) {
+                return Err(conflict(
+                    format!("{path}.name"),
+                    format!("{:?} is the name of two pools", pool.name),
+                ));
+            }
+            for (number, queue) in pool.queues.iter().enumerate() {
+                if let Some(other) = queues.insert(queue, &pool.name) {
+                    let problem = format!("queue {queue:?} is in pool {other:?} already");
+                    return Err(conflict(format!("{path}.queues[{number}].name"), problem));
+                }
+            }
+        }
+        let least: u64 = self.pools.iter().map(|pool| u64::from(pool.min_workers)).sum();
+        if let Some(quota) = self.quota.filter(|quota| u64::from(*quota) < least) {
+            let problem =
+                format!("{quota} is less than the {least} workers that min_workers keep warm in total");
+            return Err(conflict("quota".to_owned(), problem));
+        }
+        Ok(())
+    }
+}
+
+// === impl RawBroker ===
+
+impl RawBroker {
+    fn checked(self) -> Result<BrokerSource, ConfigError> {
+        let Self { url_file, url_env } = self;
+        match (url_file, url_env) {
+            (Some(_), Some(_)) => {
+                Err(conflict("broker".to_owned(), "give url_file or url_env, not both".to_owned()))
+            }
+            (Some(file), None) => {
+                name("broker.url_file", &file, 4096).map(|file| BrokerSource::UrlFile(file.into()))
+            }
+            (None, Some(variable)) => {
+                // A URL here would be a password in a ConfigMap; the text is not repeated.
+                if variable.contains("://") {
+                    let problem =
+                        "expected the name of an environment variable, not a url: a url holds a password";
+                    return Err(conflict("broker.url_env".to_owned(), problem.to_owned()));
+                }
+                environment_name("broker.url_env", &variable).map(BrokerSource::UrlEnv)
+            }
+            (None, None) => Ok(BrokerSource::default()),
+        }
+    }
+}
+
+// === impl RawLauncher ===
+
+impl RawLauncher {
+    fn checked(self) -> Result<LauncherConfig, ConfigError> {
+        let Self { process, kubernetes } = self;
+        not_yet("launcher.kubernetes", kubernetes.is_some(), "workers on Kubernetes")?;
+        let process = required("launcher.process", process, "expected { directory: DIR }")?;
+        let path = "launcher.process.directory";
+        let directory =
+            required(path, process.directory, "a directory for the state and the workers' files")?;
+        let directory = PathBuf::from(name(path, &directory, 4096)?);
+        let start_delay = process.start_delay.map_or(Ok(Duration::ZERO), |text| {
+            duration("launcher.process.start_delay", &text, Bare::Refused, ANY_DURATION)
+        })?;
+        Ok(LauncherConfig::Process { directory, start_delay })
+    }
+}
+
+// === impl RawPool ===
+
+impl RawPool {
+    fn checked(self, path: &str, instance: &str) -> Result<PoolConfig, ConfigError> {
+        let at = |key: &str| format!("{path}.{key}");
+        let pool = label(&at("name"), &required(&at("name"), self.name, "a name for the pool")?)?;
+        let length = instance.len() + pool.len() + JOB_NAME_EXTRA + SERIAL_DIGITS;
+        if length > LONGEST_JOB_NAME {
+            let most = LONGEST_JOB_NAME - JOB_NAME_EXTRA - SERIAL_DIGITS;
+            let problem = format!(
+                "instance and pool name have {} characters together, at most {most} fit into a Job's name",
+                instance.len() + pool.len()
+            );
+            return Err(conflict(at("name"), problem));
+        }
+        not_yet(&at("pods_per_node"), self.pods_per_node.is_some(), "nodes that are filled (with slo)")?;
+        not_yet(&at("start"), self.start.is_some(), "late starts (with slo)")?;
+        let queue = only_queue(path, self.queues)?;
+        let worker = required(&at("worker"), self.worker, "expected { command: [PROGRAM, ARGUMENT, …] }")?
+            .checked(&at("worker"))?;
+        let launch_interval = match (self.launch_interval, self.check_trigger_interval) {
+            (Some(_), Some(_)) => {
+                let problem = "is the earlier name of launch_interval: give one of them";
+                return Err(conflict(at("check_trigger_interval"), problem.to_owned()));
+            }
+            (Some(text), None) => Some(duration(&at("launch_interval"), &text, Bare::Refused, ANY_DURATION)?),
+            (None, Some(text)) => {
+                Some(duration(&at("check_trigger_interval"), &text, Bare::Seconds, ANY_DURATION)?)
+            }
+            (None, None) => None,
+        };
+        let cooldowns = SHORTEST_COOLDOWN..=*ANY_DURATION.end();
+        let mut checked = PoolConfig::with_defaults(&pool, &queue, worker);
+        set(&mut checked.launch_interval, launch_interval.map(Ok))?;
+        set(
+            &mut checked.target_queue_size,
+            self.target_queue_size.map(|text| number(&at("target_queue_size"), &text, 0..=u64::MAX)),
+        )?;
+        set(
+            &mut checked.force_empty_queue_interval,
+            self.force_empty_queue_interval.map(|text| {
+                duration(&at("force_empty_queue_interval"), &text, Bare::Milliseconds, ANY_DURATION)
+            }),
+        )?;
+        set(
+            &mut checked.scale_increment,
+            self.scale_increment.map(|text| number(&at("scale_increment"), &text, 1..=MOST_AT_ONCE)),
+        )?;
+        set(
+            &mut checked.max_pending_while_scaling,
+            self.max_pending_while_scaling
+                .map(|text| number(&at("max_pending_while_scaling"), &text, 1..=MOST_AT_ONCE)),
+        )?;
+        set(&mut checked.skip_futile, self.skip_futile.map(|text| switch(&at("skip_futile"), &text)))?;
+        set(
+            &mut checked.min_workers,
+            self.min_workers.map(|text| number(&at("min_workers"), &text, 0..=MOST_WORKERS)),
+        )?;
+        set(
+            &mut checked.max_workers,
+            self.max_workers.map(|text| limit(&at("max_workers"), &text, MOST_WORKERS)),
+        )?;
+        set(
+            &mut checked.withdraw_after,
+            self.withdraw_after
+                .map(|text| duration(&at("withdraw_after"), &text, Bare::Refused, ANY_DURATION)),
+        )?;
+        set(
+            &mut checked.cooldown_base,
+            self.cooldown_base
+                .map(|text| duration(&at("cooldown_base"), &text, Bare::Refused, cooldowns.clone())),
+        )?;
+        set(
+            &mut checked.cooldown_cap,
+            self.cooldown_cap
+                .map(|text| duration(&at("cooldown_cap"), &text, Bare::Refused, cooldowns.clone())),
+        )?;
+        set(&mut checked.packing, self.packing.map(|text| switch(&at("packing"), &text)))?;
+        set(&mut checked.weight, self.weight.map(|text| number(&at("weight"), &text, 1..=MOST_WEIGHT)))?;
+        checked.fits_together(path)?;
+        Ok(checked)
+    }
+}
+
+// === impl PoolConfig ===
+
+impl PoolConfig {
+    fn fits_together(&self, path: &str) -> Result<(), ConfigError> {
+        if let Some(most) = self.max_workers.filter(|most| self.min_workers > *most) {
+            let problem = format!("{} is more than max_workers ({most})", self.min_workers);
+            return Err(conflict(format!("{path}.min_workers"), problem));
+        }
+        if self.cooldown_base > self.cooldown_cap {
+            return Err(conflict(
+                format!("{path}.cooldown_base"),
+                format!("{:?} is more than cooldown_cap ({:?})", self.cooldown_base, self.cooldown_cap),
+            ));
+        }
+        Ok(())
+    }
+}
+
+// === impl RawWorker ===
+
+impl RawWorker {
+    fn checked(self, path: &str) -> Result<WorkerTemplate, ConfigError> {
+        let Self { template, command, env } = self;
+        not_yet(&format!("{path}.template"), template.is_some(), "worker templates (on Kubernetes)")?;
+        let command_path = format!("{path}.command");
+        let command = required(&command_path, command, "expected [PROGRAM, ARGUMENT, …]")?;
+        if command.first().is_none_or(String::is_empty) {
+            return Err(missing(&command_path, "expected [PROGRAM, ARGUMENT, …], the program not empty"));
+        }
+        if command.iter().any(|argument| argument.contains('\0')) {
+            return Err(conflict(command_path, "an argument cannot hold a NUL character".to_owned()));
+        }
+        let env = env.unwrap_or_default();
+        for (variable, value) in &env {
+            let path = format!("{path}.env");
+            environment_name(&path, variable)?;
+            if RESERVED.contains(&&**variable) {
+                return Err(conflict(path, format!("{variable} is set by the scaler for every worker")));
+            }
+            if value.contains('\0') {
+                return Err(conflict(path, format!("the value of {variable} cannot hold a NUL character")));
+            }
+        }
+        Ok(WorkerTemplate::Process { command, env })
+    }
+}
+
+fn only_queue(path: &str, queues: Vec<RawQueue>) -> Result<String, ConfigError> {
+    let queues_path = format!("{path}.queues");
+    let several = queues.len() > 1;
+    let Some(queue) = queues.into_iter().next() else {
+        return Err(missing(&queues_path, "expected [{ name: QUEUE }]"));
+    };
+    not_yet(&queues_path, several, "several queues per pool")?;
+    let RawQueue { name: queue, slo } = queue;
+    not_yet(&format!("{queues_path}[0].slo"), slo.is_some(), "slo queues")?;
+    let path = format!("{queues_path}[0].name");
+    name(&path, &required(&path, queue, "the name of a queue")?, LONGEST_QUEUE_NAME)
+}
+
+fn environment_name(path: &str, variable: &str) -> Result<String, ConfigError> {
+    let is_name = !variable.is_empty() && !variable.contains(['=', '\0']);
+    is_name.then(|| variable.to_owned()).ok_or_else(|| ConfigError::Value {
+        path: path.to_owned(),
+        value: variable.to_owned(),
+        allowed: "expected the name of an environment variable".to_owned(),
+    })
+}
+
+fn set<T>(value: &mut T, by: Option<Result<T, ConfigError>>) -> Result<(), ConfigError> {
+    if let Some(by) = by {
+        *value = by?;
+    }
+    Ok(())
+}
+
+fn required<T>(path: &str, value: Option<T>, allowed: &'static str) -> Result<T, ConfigError> {
+    value.ok_or_else(|| missing(path, allowed))
+}
+
+fn missing(path: &str, allowed: &'static str) -> ConfigError {
+    ConfigError::Missing { path: path.to_owned(), allowed }
+}
+
+const fn conflict(path: String, problem: String) -> ConfigError {
+    ConfigError::Conflict { path, problem }
+}
+
+fn not_yet(path: &str, given: bool, what: &'static str) -> Result<(), ConfigError> {
+    if given { Err(ConfigError::NotYet { path: path.to_owned(), what }) } else { Ok(()) }
+}
