@@ -1,1 +1,47 @@
-//! (in progress)
+//! mayfly's worker: takes messages from a queue, works on them, acknowledges each only after it is done, and
+//! ends by itself when the queue stays idle.
+//!
+//! The binary runs a command per message. For work in Rust, implement [`Handler`] and call [`work`].
+//!
+//! # Exit codes
+//! | code | reasons |
+//! |---|---|
+//! | 0 | idle; asked to stop; withdrawn before it started |
+//! | 64 | bad usage |
+//! | 69 | broker unreachable until the start deadline, or lost for longer than the reconnect window |
+//! | 70 | starved (messages wait, none is delivered); aborted by a second signal; a defect |
+//! | 78 | at start: wrong password, no permission, a queue missing; at any time: the handler can't start |
+//!
+//! What is refused at start with 78 is retried when it happens later, and ends with 69 after the reconnect
+//! window: this configuration has worked before, so the broker may be in restoration. If it is not, the next
+//! worker meets the same at its start and exits 78, so a wrong configuration is counted where it is certain.
+//!
+//! # Log lines per message
+//! Each delivered message gets one line at level debug, target `mayfly_worker::message`, with `id` (its
+//! `message_id`, or empty) and `outcome`: `done`, `retried`, `dead_lettered` after its ack was written to the
+//! broker; `given_back` after its nack was; `lost` when the connection ended before either. A `done` line is
+//! never written before the ack, but the ack may die with the connection after it: such a message is
+//! delivered again and gets another line there.
+
+mod args;
+mod attend;
+mod forward;
+mod handler;
+mod lifecycle;
+mod options;
+mod probe;
+mod report;
+mod route;
+mod run;
+mod session;
+mod start;
+mod status;
+mod tally;
+mod work;
+
+pub use args::Cli;
+pub use handler::{CannotStart, Exec, Handler, Interrupt, Outcome, Sleep};
+pub use options::{BadOptions, Options};
+pub use report::exit_code;
+pub use run::{parse, run};
+pub use work::work;

@@ -1,1 +1,27 @@
-fn main() {}
+//! `mayfly-worker`: consume, handle, settle, exit.
+
+use std::process;
+
+use mayfly_service::{ExitCode, Shutdown, tls};
+
+fn main() -> process::ExitCode {
+    tls::install_provider();
+    let cli = match mayfly_worker::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code.into(),
+    };
+    // One thread: handlers are processes, and a small worker starts faster and costs less.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.map(|runtime| {
+        runtime.block_on(async {
+            Ok::<_, std::io::Error>(mayfly_worker::run(cli, Shutdown::on_signals()?).await)
+        })
+    });
+    match ended {
+        Ok(Ok(code)) => code.into(),
+        Ok(Err(error)) | Err(error) => {
+            eprintln!("mayfly-worker: {error}");
+            ExitCode::Internal.into()
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The command line.
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroU32},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
+use mayfly_broker::BrokerArgs;
+use mayfly_service::{contract, log::LogArgs};
+
+/// Takes messages from a queue, works on them, acknowledges each only after it is done, and ends by itself
+/// when the queue stays idle.
+#[derive(Debug, Parser)]
+#[command(name = "mayfly-worker", version, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mayfly-worker exec --queue documents -- ./parse --fast    one command per message, body on its stdin
+  mayfly-worker exec --queue documents --concurrency 4 --timeout 5m -- python3 parse.py
+  mayfly-worker sleep --queue demo --for 1s                 pretend to work
+  mayfly-worker ready --admin-listen 127.0.0.1:8080         for an exec readiness probe
+
+Exit codes:
+  0 idle, or asked to stop      64 bad usage      69 broker unreachable or lost
+  70 starved, aborted, defect   78 refused by configuration (queue missing, no permission, handler can't start)";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Sleep for each message: for demos and measurements.
+    Sleep(SleepArgs),
+    /// Run a command for each message, its body on standard input.
+    ///
+    /// Exit code 0: done. 65: to the dead-letter queue. 126, 127: the command cannot be run; the message is
+    /// given back and the worker ends with 78. Anything else, or a signal: to the retry queue, after
+    /// --max-attempts to the dead-letter queue.
+    ///
+    /// The command sees MAYFLY_MESSAGE_ID, MAYFLY_QUEUE, MAYFLY_ATTEMPT (1 at first), MAYFLY_REDELIVERED
+    /// (0 or 1) and MAYFLY_CONTENT_TYPE, and no other variable named MAYFLY_….
+    Exec(ExecArgs),
+    /// Ask a worker on this machine whether it is ready: 0 yes, 75 not yet, 69 no answer.
+    Ready(ReadyArgs),
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SleepArgs {
+    /// How long each message takes.
+    #[arg(long = "for", env = "MAYFLY_FOR", value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) time: Duration,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    /// How long the command may take; then its process group is ended and the attempt has failed.
+    /// Without it: as long as it takes.
+    #[arg(long, env = "MAYFLY_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// How often a message is tried before it is dead-lettered.
+    #[arg(long, env = "MAYFLY_MAX_ATTEMPTS", value_name = "COUNT", default_value = "5")]
+    pub(crate) max_attempts: NonZeroU32,
+    /// The command with its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadyArgs {
+    /// Where the worker's admin server listens.
+    #[arg(long, env = "MAYFLY_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub(crate) admin_listen: SocketAddr,
+}
+
+/// What every working subcommand takes.
+#[derive(Debug, Args)]
+pub(crate) struct WorkArgs {
+    /// The queue to work on.
+    #[arg(long, env = "MAYFLY_QUEUE", value_name = "QUEUE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) queue: String,
+    /// Messages in work at once.
+    #[arg(long, env = "MAYFLY_CONCURRENCY", value_name = "COUNT", default_value = "1")]
+    pub(crate) concurrency: NonZeroU16,
+    /// Messages held at once, the waiting ones included; at least the concurrency, which is the default.
+    #[arg(long, env = "MAYFLY_PREFETCH", value_name = "COUNT")]
+    pub(crate) prefetch: Option<NonZeroU16>,
+    /// End when nothing was in flight for this long and the queue is empty.
+    #[arg(long, env = contract::MAX_IDLE, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
+    pub(crate) max_idle: Duration,
+    /// How long work in progress may go on after SIGTERM; then it is ended and given back.
+    #[arg(long, env = "MAYFLY_GRACE", value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) grace: Duration,
+    /// How long the broker may be unreachable at start.
+    #[arg(long, env = "MAYFLY_START_DEADLINE", value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(crate) start_deadline: Duration,
+    /// How long to try for a fresh connection after one was lost.
+    #[arg(long, env = "MAYFLY_RECONNECT_FOR", value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(crate) reconnect_for: Duration,
+    /// Create the queue, its retry queues and its dead-letter queue where they are missing.
+    #[arg(long, env = "MAYFLY_DECLARE", value_parser = FalseyValueParser::new())]
+    pub(crate) declare: bool,
+    /// Consume with the same priority as all others. By default lower slots are served first, so that
+    /// surplus workers find nothing and end.
+    #[arg(long, env = "MAYFLY_NO_PACKING", value_parser = FalseyValueParser::new())]
+    pub(crate) no_packing: bool,
+    /// Serve /live and /ready here.
+    #[arg(long, env = "MAYFLY_ADMIN_LISTEN", value_name = "ADDRESS")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// Write the exit report to this file. Default: /dev/termination-log where it exists.
+    #[arg(long, env = "MAYFLY_TERMINATION_LOG", value_name = "FILE")]
+    pub(crate) termination_log: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) launch: LaunchArgs,
+}
+
+/// What the scaler says about a worker that it launches.
+#[derive(Debug, Args)]
+pub(crate) struct LaunchArgs {
+    /// The scaler's instance.
+    #[arg(long, env = contract::INSTANCE, value_name = "NAME", hide = true)]
+    pub(crate) instance: Option<String>,
+    /// The worker's pool.
+    #[arg(long, env = contract::POOL, value_name = "NAME", hide = true)]
+    pub(crate) pool: Option<String>,
+    /// The worker's serial.
+    #[arg(long, env = contract::SERIAL, value_name = "NUMBER", hide = true)]
+    pub(crate) serial: Option<u64>,
+    /// The worker's slot.
+    #[arg(long, env = contract::SLOT, value_name = "NUMBER", hide = true)]
+    pub(crate) slot: Option<u32>,
+    /// The worker's status file.
+    #[arg(long, env = contract::STATUS_FILE, value_name = "FILE", hide = true)]
+    pub(crate) status_file: Option<PathBuf>,
+    /// How long to wait before starting, where there is a status file.
+    #[arg(long, env = contract::START_DELAY, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration, hide = true)]
+    pub(crate) start_delay: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_can_come_from_the_environment() {
+        for command in Cli::command().get_subcommands() {
+            for option in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+                let name = option.get_id();
+                assert!(
+                    option.get_env().is_some_and(|env| env.to_string_lossy().starts_with("MAYFLY_")),
+                    "{name}"
+                );
+            }
+        }
+    }
+}

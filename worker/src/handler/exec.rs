@@ -1,0 +1,221 @@
+//! A command per message: body on standard input, outcome by exit code, in a process group of its own.
+
+mod group;
+mod output;
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::process::ExitStatusExt,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use mayfly_broker::Message;
+use tokio::{
+    io::AsyncWriteExt,
+    process::{ChildStderr, ChildStdin, ChildStdout},
+};
+
+use self::group::Group;
+use super::{CannotStart, Handler, Interrupt, Outcome};
+
+/// Runs a command for each message.
+///
+/// The message is done when the command exits with 0; 65 dead-letters it; 126 and 127 mean that the command
+/// itself can't be run; everything else, signals included, is a retry. When the command's own process ends,
+/// what is left of its process group is killed before the message is settled. A process that left the group
+/// (`setsid`) escapes that.
+#[derive(Debug, Clone)]
+pub struct Exec {
+    command: OsString,
+    arguments: Vec<OsString>,
+    /// What it inherits: our environment without anything of ours.
+    environment: Vec<(OsString, OsString)>,
+    queue: String,
+    timeout: Option<Duration>,
+}
+
+/// Why a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Itself,
+    Timeout,
+    Interrupt,
+    Kill,
+}
+
+/// Every variable that begins so is ours, and none of the handler's business.
+const OUR_PREFIX: &str = "MAYFLY_";
+/// From SIGTERM to SIGKILL.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long output may still come after everything was killed; only an escaped process can hold it open.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// Exit codes with a meaning (sysexits and the shell's convention).
+const DATA_ERROR: i32 = 65;
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+// === impl Exec ===
+
+impl Exec {
+    /// Runs `command` with `arguments` for messages of `queue`, each for at most `timeout`. It inherits
+    /// `environment` without all variables named `MAYFLY_…`, and without `hidden`.
+    pub fn new(
+        command: OsString,
+        arguments: Vec<OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        hidden: &OsStr,
+        queue: &str,
+        timeout: Option<Duration>,
+    ) -> Self {
+        let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(OUR_PREFIX.as_bytes());
+        let environment =
+            environment.into_iter().filter(|(name, _)| !is_ours(name) && name != hidden).collect();
+        Self { command, arguments, environment, queue: queue.to_owned(), timeout }
+    }
+
+    fn command(&self, message: &Message) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.command);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("MAYFLY_MESSAGE_ID", without_nul(message.id().unwrap_or_default()))
+            .env("MAYFLY_QUEUE", without_nul(&self.queue))
+            .env("MAYFLY_ATTEMPT", message.attempt().saturating_add(1).to_string())
+            .env("MAYFLY_REDELIVERED", if message.redelivered { "1" } else { "0" })
+            .env("MAYFLY_CONTENT_TYPE", without_nul(message.content_type().unwrap_or_default()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Waits for the command's end, or brings it about; nothing of its group runs afterwards.
+    async fn conduct(&self, mut group: Group, interrupt: &Interrupt) -> std::io::Result<(Cause, ExitStatus)> {
+        let cause = tokio::select! {
+            biased;
+            exited = group.exited() => exited.map(|()| Cause::Itself)?,
+            () = interrupt.kill.cancelled() => Cause::Kill,
+            () = interrupt.end.cancelled() => Cause::Interrupt,
+            () = elapsed(self.timeout) => Cause::Timeout,
+        };
+        if matches!(cause, Cause::Interrupt | Cause::Timeout) {
+            group.terminate();
+            tokio::select! {
+                exited = group.exited() => exited?,
+                () = interrupt.kill.cancelled() => {}
+                () = tokio::time::sleep(LAST_WORDS) => {}
+            }
+        }
+        Ok((cause, group.end().await?))
+    }
+}
+
+impl Handler for Exec {
+    async fn handle(&self, message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
+        let cannot_start = |error: std::io::Error| CannotStart {
+            reason: format!("{}: {error}", self.command.to_string_lossy()),
+        };
+        let (group, stdio) = Group::spawn(self.command(message)).map_err(cannot_start)?;
+        let id = message.id().unwrap_or_default();
+        let pump = async {
+            let (stdin, stdout, stderr) = stdio;
+            let ((), (), last) =
+                tokio::join!(feed(stdin, &message.body), log_stdout(stdout, id), log_stderr(stderr, id));
+            last
+        };
+        let conduct = self.conduct(group, interrupt);
+        tokio::pin!(pump, conduct);
+        let mut last_line = None;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut conduct => break ended,
+                line = &mut pump, if last_line.is_none() => last_line = Some(line),
+            }
+        };
+        if last_line.is_none() {
+            // An error means that an escaped process holds the pipes.
+            last_line = mayfly_service::deadline("read the last output", LAST_OUTPUT, pump).await.ok();
+        }
+        let last_line = last_line.unwrap_or_default();
+        match ended {
+            Ok((cause, status)) => judge(cause, status, self.timeout, &last_line),
+            Err(error) => Ok(Outcome::Retry { reason: format!("waiting for the command failed: {error}") }),
+        }
+    }
+}
+
+/// What an end means for the message.
+fn judge(
+    cause: Cause,
+    status: ExitStatus,
+    timeout: Option<Duration>,
+    last_line: &str,
+) -> Result<Outcome, CannotStart> {
+    let with_last_line =
+        |what: String| if last_line.is_empty() { what } else { format!("{what}: {last_line}") };
+    match (cause, status.code()) {
+        (Cause::Interrupt | Cause::Kill, _) => Ok(Outcome::Interrupted),
+        (Cause::Timeout, _) => {
+            let limit = humantime::format_duration(timeout.unwrap_or_default());
+            Ok(Outcome::Retry { reason: with_last_line(format!("took longer than {limit}")) })
+        }
+        (Cause::Itself, Some(0)) => Ok(Outcome::Done),
+        (Cause::Itself, Some(DATA_ERROR)) => {
+            Ok(Outcome::DeadLetter { reason: with_last_line(format!("exit code {DATA_ERROR}")) })
+        }
+        (Cause::Itself, Some(code @ (NOT_EXECUTABLE | NOT_FOUND))) => {
+            Err(CannotStart { reason: with_last_line(format!("exit code {code}")) })
+        }
+        (Cause::Itself, Some(code)) => {
+            Ok(Outcome::Retry { reason: with_last_line(format!("exit code {code}")) })
+        }
+        (Cause::Itself, None) => {
+            let signal = status.signal().unwrap_or_default();
+            Ok(Outcome::Retry { reason: with_last_line(format!("killed by signal {signal}")) })
+        }
+    }
+}
+
+/// Never returns without a limit.
+async fn elapsed(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes the body and closes the pipe. A command that doesn't read all of it is fine.
+async fn feed(mut stdin: ChildStdin, body: &[u8]) {
+    if let Err(error) = stdin.write_all(body).await {
+        tracing::debug!(%error, "command did not read all of its input");
+    }
+}
+
+async fn log_stdout(stdout: ChildStdout, id: &str) {
+    let log = |line: &str| tracing::info!(target: "mayfly_worker::handler", id, stream = "stdout", "{line}");
+    output::lines(stdout, log).await;
+}
+
+/// Returns the last line that isn't empty: it usually says what went wrong.
+async fn log_stderr(stderr: ChildStderr, id: &str) -> String {
+    let mut last = String::new();
+    let log = |line: &str| {
+        tracing::info!(target: "mayfly_worker::handler", id, stream = "stderr", "{line}");
+        if !line.trim().is_empty() {
+            line.clone_into(&mut last);
+        }
+    };
+    output::lines(stderr, log).await;
+    last
+}
+
+/// The operating system refuses variables with NUL in them.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "")
+}
+
+#[cfg(test)]
+mod tests;

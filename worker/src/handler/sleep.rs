@@ -1,0 +1,27 @@
+//! A handler for demos and measurements: every message takes the same time and succeeds.
+
+use std::time::Duration;
+
+use mayfly_broker::Message;
+
+use super::{CannotStart, Handler, Interrupt, Outcome};
+
+/// Sleeps for `time` per message.
+#[derive(Debug, Clone, Copy)]
+pub struct Sleep {
+    /// How long.
+    pub time: Duration,
+}
+
+// === impl Sleep ===
+
+impl Handler for Sleep {
+    const MAY_FAIL: bool = false;
+
+    async fn handle(&self, _message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
+        Ok(tokio::select! {
+            () = tokio::time::sleep(self.time) => Outcome::Done,
+            () = interrupt.asked() => Outcome::Interrupted,
+        })
+    }
+}

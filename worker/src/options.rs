@@ -1,0 +1,152 @@
+//! Everything a worker needs to know, checked before it touches anything.
+
+use std::{
+    num::{NonZeroU16, NonZeroU32},
+    time::Duration,
+};
+
+use mayfly_broker::BrokerUrl;
+
+use crate::{
+    args::{LaunchArgs, WorkArgs},
+    lifecycle::Rules,
+};
+
+/// How a worker works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The broker.
+    pub url: BrokerUrl,
+    /// The queue to work on.
+    pub queue: String,
+    /// The name of the connection and the consumer's tag, as the broker's tools show them.
+    pub name: String,
+    /// Messages in work at once.
+    pub concurrency: NonZeroU16,
+    /// Messages held at once; at least the concurrency.
+    pub prefetch: NonZeroU16,
+    /// The consumer's `x-priority`.
+    pub priority: i32,
+    /// End when nothing was in flight for this long and the queue is empty.
+    pub max_idle: Duration,
+    /// How long work may go on after we were asked to stop.
+    pub grace: Duration,
+    /// From the start until the consumer must be registered.
+    pub start_deadline: Duration,
+    /// How long to try for a fresh connection after one was lost.
+    pub reconnect_for: Duration,
+    /// How often a message is tried before it is dead-lettered.
+    pub max_attempts: NonZeroU32,
+    /// Whether to declare the standard topology first.
+    pub declare: bool,
+}
+
+/// Options that make no sense together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadOptions {
+    /// Some handlers would never have work.
+    #[error(
+        "--prefetch {prefetch} is less than --concurrency {concurrency}: some of it would never have work"
+    )]
+    PrefetchBelowConcurrency {
+        /// As given.
+        prefetch: u16,
+        /// As given.
+        concurrency: u16,
+    },
+}
+
+/// Behind every launched worker: one that was started by hand takes what they leave.
+const PRIORITY_BY_HAND: i32 = -1000;
+/// lapin keeps 64 frames per connection; this is enough for one frame per usual message.
+const FRAME_MAX: u32 = 16384;
+
+// === impl Options ===
+
+impl Options {
+    /// # Errors
+    /// [`BadOptions`] when options contradict each other.
+    pub(crate) fn new(args: &WorkArgs, url: BrokerUrl, max_attempts: NonZeroU32) -> Result<Self, BadOptions> {
+        let prefetch = args.prefetch.unwrap_or(args.concurrency);
+        if prefetch < args.concurrency {
+            let (prefetch, concurrency) = (prefetch.get(), args.concurrency.get());
+            return Err(BadOptions::PrefetchBelowConcurrency { prefetch, concurrency });
+        }
+        Ok(Self {
+            url: url.with_default_frame_max(FRAME_MAX),
+            queue: args.queue.clone(),
+            name: name(&args.launch),
+            concurrency: args.concurrency,
+            prefetch,
+            priority: if args.no_packing { 0 } else { priority(args.launch.slot) },
+            max_idle: args.max_idle,
+            grace: args.grace,
+            start_deadline: args.start_deadline,
+            reconnect_for: args.reconnect_for,
+            max_attempts,
+            declare: args.declare,
+        })
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        Rules {
+            concurrency: self.concurrency.get().into(),
+            prefetch: self.prefetch.get(),
+            max_idle: self.max_idle,
+            grace: self.grace,
+        }
+    }
+}
+
+fn priority(slot: Option<u32>) -> i32 {
+    slot.map_or(PRIORITY_BY_HAND, |slot| i32::try_from(slot).map_or(i32::MIN, |slot| -slot))
+}
+
+/// `mayfly-worker INSTANCE-POOL-SERIAL`, as far as these are known.
+fn name(launch: &LaunchArgs) -> String {
+    let serial = launch.serial.map(|serial| serial.to_string());
+    let parts: Vec<&str> = [launch.instance.as_deref(), launch.pool.as_deref(), serial.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect();
+    format!("mayfly-worker {}", parts.join("-")).trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn options(arguments: &[&str]) -> Result<Options, BadOptions> {
+        let line = ["mayfly-worker", "sleep", "--queue", "q"].iter().chain(arguments);
+        let Command::Sleep(sleep) = Cli::try_parse_from(line).unwrap().command else { unreachable!() };
+        Options::new(&sleep.work, "amqp://localhost".parse().unwrap(), NonZeroU32::MIN)
+    }
+
+    #[test]
+    fn lower_slots_are_served_first_and_workers_without_one_last() {
+        assert_eq!(options(&["--slot", "0"]).unwrap().priority, 0);
+        assert_eq!(options(&["--slot", "3"]).unwrap().priority, -3);
+        assert_eq!(options(&[]).unwrap().priority, -1000);
+        assert_eq!(options(&["--slot", "3", "--no-packing"]).unwrap().priority, 0);
+    }
+
+    #[test]
+    fn the_prefetch_follows_the_concurrency_and_cannot_be_below_it() {
+        assert_eq!(options(&["--concurrency", "4"]).unwrap().prefetch.get(), 4);
+        assert_eq!(options(&["--concurrency", "4", "--prefetch", "9"]).unwrap().prefetch.get(), 9);
+        assert_eq!(
+            options(&["--concurrency", "4", "--prefetch", "3"]).unwrap_err(),
+            BadOptions::PrefetchBelowConcurrency { prefetch: 3, concurrency: 4 }
+        );
+    }
+
+    #[test]
+    fn the_broker_sees_which_worker_it_is() {
+        assert_eq!(options(&[]).unwrap().name, "mayfly-worker");
+        let launched = options(&["--instance", "prod", "--pool", "documents", "--serial", "7"]).unwrap();
+        assert_eq!(launched.name, "mayfly-worker prod-documents-7");
+    }
+}

@@ -1,0 +1,229 @@
+//! The program around the worker: start claim, admin server, exit report.
+
+use std::{ffi::OsStr, num::NonZeroU32, time::Duration};
+
+use axum::Router;
+use clap::{CommandFactory, Parser};
+use mayfly_broker::BrokerArgs;
+use mayfly_service::{
+    ExitCode, Shutdown,
+    admin::{AdminServer, Readiness},
+    contract, deadline,
+    report::{ExitReason, ExitReport},
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::{Cli, Command, WorkArgs},
+    handler::{Exec, Handler, Sleep},
+    options::Options,
+    probe::probe,
+    report::{chain, exit_code, report, write_termination_log},
+    status::{Announcer, StatusFile},
+    tally::Tally,
+    work::work_announced,
+};
+
+/// How long open connections to the admin server may hold up the end.
+const ADMIN_STOP_LIMIT: Duration = Duration::from_millis(100);
+
+/// Reads the command line. A refusal is printed, also into the status file: else the scaler would take this
+/// worker for one that never got to start, and launch it again and again.
+///
+/// # Errors
+/// The exit code to end with: 0 after help or version, 64 after bad usage.
+pub fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| {
+        // Nothing can be done when even this fails.
+        let _ = error.print();
+        if !error.use_stderr() {
+            return ExitCode::Ok;
+        }
+        if let Some(path) = std::env::var_os(contract::STATUS_FILE)
+            && let Ok(file) = StatusFile::open(path.as_ref())
+        {
+            let text = error.render().to_string();
+            let report = ExitReport::new(ExitReason::Misconfigured).with_detail(&text);
+            file.exit(&report, ExitCode::Usage.code());
+        }
+        ExitCode::Usage
+    })
+}
+
+/// Does what the command line says and returns what to exit with.
+pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
+    let Cli { log, broker, command } = cli;
+    if let Err(error) = log.init() {
+        let _ = Cli::command().error(clap::error::ErrorKind::InvalidValue, chain(&error)).print();
+        return ExitCode::Usage;
+    }
+    match command {
+        Command::Sleep(args) => {
+            let handler = Sleep { time: args.time };
+            launch(&args.work, &broker, NonZeroU32::MIN, handler, &shutdown).await
+        }
+        Command::Exec(args) => {
+            let mut words = args.command.into_iter();
+            let handler = Exec::new(
+                words.next().unwrap_or_default(),
+                words.collect(),
+                std::env::vars_os(),
+                OsStr::new(&broker.broker_url_env),
+                &args.work.queue,
+                args.timeout,
+            );
+            launch(&args.work, &broker, args.max_attempts, handler, &shutdown).await
+        }
+        Command::Ready(args) => probe(args.admin_listen).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "mayfly-worker", &mut std::io::stdout());
+            ExitCode::Ok
+        }
+    }
+}
+
+/// Claims the start, works, and tells the end wherever it should be told.
+async fn launch<H: Handler>(
+    args: &WorkArgs,
+    broker: &BrokerArgs,
+    max_attempts: NonZeroU32,
+    handler: H,
+    shutdown: &Shutdown,
+) -> ExitCode {
+    let status = match args.launch.status_file.as_deref().map(StatusFile::open).transpose() {
+        Ok(status) => status,
+        Err(error) => {
+            tracing::error!(%error, "cannot open the status file");
+            return ExitCode::Config;
+        }
+    };
+    let announcer = Announcer::new(status, Readiness::default());
+    let (report, code) = match begin(args, &announcer, shutdown).await {
+        Err(report) => {
+            let code = exit_code(report.reason);
+            (report, code)
+        }
+        Ok(epoch) => match broker
+            .load()
+            .map_err(|error| chain(&error))
+            .and_then(|url| Options::new(args, url, max_attempts).map_err(|error| error.to_string()))
+        {
+            Err(error) => (refusal(&error), ExitCode::Usage),
+            Ok(options) => {
+                let report = serve(args, &options, handler, shutdown, &announcer, epoch).await;
+                let code = exit_code(report.reason);
+                (report, code)
+            }
+        },
+    };
+    tell(&report, code);
+    write_termination_log(args.termination_log.as_deref(), &report);
+    if let Some(file) = announcer.file() {
+        file.exit(&report, code.code());
+    }
+    code
+}
+
+/// Under the process launcher: becomes a session of its own, so that what a killed worker leaves behind can
+/// be found, and waits for its turn. Returns when the worker's life begins, or why it doesn't.
+async fn begin(args: &WorkArgs, announcer: &Announcer, shutdown: &Shutdown) -> Result<Instant, ExitReport> {
+    let Some(file) = announcer.file() else {
+        return Ok(Instant::now());
+    };
+    if let Err(error) = rustix::process::setsid() {
+        tracing::debug!(%error, "already a process group leader");
+    }
+    let internal =
+        |error: std::io::Error| ExitReport::new(ExitReason::Internal).with_detail(&error.to_string());
+    if let Some(reason) = file.claim_start(args.launch.start_delay, shutdown).await.map_err(internal)? {
+        return Err(ExitReport::new(reason));
+    }
+    let epoch = Instant::now();
+    file.started().map_err(internal)?;
+    Ok(epoch)
+}
+
+/// Works, with the admin server beside it where one is wanted.
+async fn serve<H: Handler>(
+    args: &WorkArgs,
+    options: &Options,
+    handler: H,
+    shutdown: &Shutdown,
+    announcer: &Announcer,
+    epoch: Instant,
+) -> ExitReport {
+    let work = work_announced(options, handler, shutdown, announcer, epoch);
+    let Some(address) = args.admin_listen else {
+        return work.await;
+    };
+    let server = match AdminServer::bind(address).await {
+        Ok(server) => server,
+        Err(error) => return refusal(&chain(&error)),
+    };
+    let stop = CancellationToken::new();
+    let serving = async {
+        if let Err(error) = server.serve(announcer.readiness(), Router::new(), stop.clone()).await {
+            tracing::warn!(%error, "admin server ended");
+        }
+    };
+    let work_and_stop = async {
+        let report = work.await;
+        stop.cancel();
+        report
+    };
+    tokio::pin!(serving, work_and_stop);
+    let mut is_serving = true;
+    let report = loop {
+        tokio::select! {
+            report = &mut work_and_stop => break report,
+            () = &mut serving, if is_serving => is_serving = false,
+        }
+    };
+    // An error means that a client keeps its connection open.
+    if is_serving {
+        let _ = deadline("stop admin server", ADMIN_STOP_LIMIT, serving).await;
+    }
+    report
+}
+
+fn refusal(detail: &str) -> ExitReport {
+    report(ExitReason::Misconfigured, Some(detail), &Tally::default())
+}
+
+/// The summary, one line.
+fn tell(report: &ExitReport, code: ExitCode) {
+    let ExitReport {
+        version: _,
+        reason,
+        detail,
+        messages,
+        done,
+        retried,
+        dead_lettered,
+        given_back,
+        busy_ms,
+        idle_ms,
+        startup_ms,
+        peak_memory,
+    } = report;
+    let reason = reason.as_str();
+    let exit_code = code.code();
+    if let Some(detail) = detail {
+        tracing::error!(reason, exit_code, error = detail, "ends with an error");
+    }
+    tracing::info!(
+        reason,
+        exit_code,
+        messages,
+        done,
+        retried,
+        dead_lettered,
+        given_back,
+        busy_ms,
+        idle_ms,
+        startup_ms,
+        peak_memory,
+        "ended"
+    );
+}

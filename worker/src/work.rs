@@ -1,0 +1,143 @@
+//! A worker's life: connections, one after the other, until there is a reason to end.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::BackoffBuilder;
+use mayfly_broker::Topology;
+use mayfly_service::{
+    Shutdown,
+    backoff::backoff,
+    crash::crash_point,
+    deadline,
+    report::{ExitReason, ExitReport},
+};
+use tokio::time::Instant;
+
+use crate::{
+    attend::Attendant,
+    forward::Forwarder,
+    handler::Handler,
+    lifecycle::End,
+    options::Options,
+    report::report,
+    session::Session,
+    start::{Link, StartError},
+    status::Announcer,
+    tally::Tally,
+};
+
+/// Until when a connection is tried for, and what it means when there is none by then.
+#[derive(Debug, Clone)]
+struct Window {
+    ends: Instant,
+    /// Before it was ready once, what can't heal by itself ends the worker at once: nobody has seen this
+    /// configuration work. Later the same may be a broker that is being restored, and is retried.
+    was_ready: bool,
+    /// The error that opened it.
+    cause: Option<String>,
+}
+
+/// Why no connection came about.
+type NoLink = (ExitReason, Option<String>);
+
+/// The pauses between tries.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A connection that lived this long was a good one: the next loss has a window of its own. A shorter one
+/// continues the window, so that connections that break at once come to an end.
+const GOOD_LIFE: Duration = LONGEST_PAUSE;
+
+/// Works as `options` say until the queue stays idle, `shutdown` asks to stop, or it can't go on. Returns why
+/// it ended and what it did; nothing of it runs afterwards.
+pub async fn work<H: Handler>(options: &Options, handler: H, shutdown: &Shutdown) -> ExitReport {
+    work_announced(options, handler, shutdown, &Announcer::default(), Instant::now()).await
+}
+
+/// The same; `announcer` tells others how far it is, and the worker has been alive since `epoch`.
+pub(crate) async fn work_announced<H: Handler>(
+    options: &Options,
+    handler: H,
+    shutdown: &Shutdown,
+    announcer: &Announcer,
+    epoch: Instant,
+) -> ExitReport {
+    let topology = Topology::standard(&options.queue);
+    let publisher_name = format!("{} (publishing)", options.name);
+    let attendant = Arc::new(Attendant {
+        handler,
+        topology: topology.clone(),
+        max_attempts: options.max_attempts,
+        forwarder: Forwarder::new(options.url.clone(), publisher_name, options.reconnect_for),
+    });
+    let mut tally = Tally::default();
+    let mut startup = None;
+    let mut window = Window { ends: epoch + options.start_deadline, was_ready: false, cause: None };
+    let (reason, detail) = loop {
+        let link = match connect::<H>(options, &topology, &window, shutdown).await {
+            Ok(link) => link,
+            Err(no_link) => break no_link,
+        };
+        announcer.ready();
+        startup.get_or_insert_with(|| epoch.elapsed());
+        tracing::info!(queue = options.queue, "ready");
+        crash_point("after-ready");
+        let opened = Instant::now();
+        let state = (options.rules(), tally, epoch);
+        let ended =
+            Session::new(link, &options.queue, Arc::clone(&attendant), announcer, state).run(shutdown).await;
+        tally = ended.tally;
+        match ended.end {
+            End::Exit(reason) => break (reason, ended.detail),
+            End::Reconnect if window.was_ready && opened.elapsed() < GOOD_LIFE => window.cause = ended.detail,
+            End::Reconnect => {
+                let ends = Instant::now() + options.reconnect_for;
+                window = Window { ends, was_ready: true, cause: ended.detail };
+            }
+        }
+    };
+    attendant.forwarder.close().await;
+    let mut report = report(reason, detail.as_deref(), &tally);
+    report.startup_ms = startup.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    report
+}
+
+/// Tries for a connection until the window ends.
+async fn connect<H: Handler>(
+    options: &Options,
+    topology: &Topology,
+    window: &Window,
+    shutdown: &Shutdown,
+) -> Result<Link, NoLink> {
+    let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE).build();
+    let mut last_error = window.cause.clone();
+    // After a loss everybody comes back at once: not without a pause.
+    let mut pause = if window.was_ready { pauses.next() } else { None };
+    loop {
+        let left = window.ends.saturating_duration_since(Instant::now());
+        let tried = async {
+            tokio::time::sleep(pause.unwrap_or_default()).await;
+            Link::open(options, topology, H::MAY_FAIL).await
+        };
+        let tried = tokio::select! {
+            biased;
+            () = shutdown.stop.cancelled() => return Err((ExitReason::AskedToStop, None)),
+            tried = deadline("connect", left, tried) => tried,
+        };
+        let error: StartError = match tried {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => error,
+            Err(out_of_time) => {
+                let reason =
+                    if window.was_ready { ExitReason::BrokerLost } else { ExitReason::BrokerUnreachable };
+                return Err((reason, last_error.or_else(|| Some(out_of_time.to_string()))));
+            }
+        };
+        let advice = error.advice(&options.queue);
+        if !window.was_ready && !error.is_transient() {
+            return Err((ExitReason::Misconfigured, Some(advice)));
+        }
+        tracing::warn!(error = advice, "cannot connect, will retry");
+        last_error = Some(advice);
+        pause = pauses.next();
+    }
+}
