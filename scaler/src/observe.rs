@@ -67,7 +67,7 @@ impl QueueWatch {
         clock: Clock,
     ) -> (Self, watch::Receiver<QueueFactsByName>) {
         let since = clock.now();
-        let unseen = Unknown { why: Why::NotYetSeen, detail: "not looked at yet".to_owned(), since };
+        let unseen = Unknown::not_yet_seen(since);
         let probes: BTreeMap<_, _> = queues.into_iter().map(|queue| (queue, Probe::new())).collect();
         let facts = probes.keys().map(|queue| (queue.clone(), Fact::Unknown(unseen.clone()))).collect();
         let (facts, receiver) = watch::channel(facts);
@@ -124,6 +124,7 @@ impl QueueWatch {
                 }
             },
         };
+        let mut facts = self.facts.borrow().clone();
         for (queue, probe) in &mut self.probes {
             if probe.look_again.is_some_and(|again| now < again) {
                 continue;
@@ -138,8 +139,9 @@ impl QueueWatch {
                     since: self.clock.now(),
                 }),
             };
-            self.facts.send_modify(|facts| update(facts, queue, fact));
+            update(&mut facts, queue, fact);
         }
+        self.facts.send_replace(facts);
         self.connection = Some(connection);
         Ok(())
     }

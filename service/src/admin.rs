@@ -85,10 +85,10 @@ impl AdminServer {
                 (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
             }
         };
-        let router = Router::new()
+        let app = Router::new()
             .route("/live", get(|| async { "live\n" }))
             .route("/ready", get(ready))
             .merge(routes);
-        axum::serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
     }
 }

@@ -21,6 +21,10 @@ pub struct LogArgs {
     format: LogFormat,
 }
 
+/// The AMQP library logs as errors what it also returns as errors, a missing queue for example. Those who
+/// want to see that ask for it by name: `info,lapin=info`.
+const QUIET: &str = "lapin=off";
+
 /// The shape of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -47,7 +51,7 @@ impl LogArgs {
     /// # Errors
     /// [`BadFilter`] when the filter has no meaning.
     pub fn init(&self) -> Result<(), BadFilter> {
-        let filter = EnvFilter::try_new(&self.filter)
+        let filter = EnvFilter::try_new(format!("{QUIET},{}", self.filter))
             .map_err(|source| BadFilter { filter: self.filter.clone(), source })?;
         let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         // An error means that a subscriber is there already.

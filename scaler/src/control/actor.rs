@@ -106,7 +106,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             workers: view.workers.clone(),
             state: view.record.clone(),
         };
-        let mut course = self.course(&memory, &observation, judged, &view, now);
+        let mut course = self.course(&memory, &observation, &judged, &view, now);
         let wrote = persist_estimates || course.record.differs_in_substance(&record);
         if wrote {
             keep_marks(&mut course.record, &memory, &self.config);
@@ -143,7 +143,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         &self,
         memory: &Memory,
         observation: &Observation,
-        judged: StateRecord,
+        judged: &StateRecord,
         view: &View,
         now: Time,
     ) -> Course {
@@ -163,7 +163,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                     let state = course.record.pool_mut(pool);
                     *state = state.without_intent(intent.serial);
                 } else if (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age)
-                    && self.still_wanted(memory, observation, &judged, pool, intent, now)
+                    && self.still_wanted(memory, observation, judged, pool, intent, now)
                 {
                     tracing::info!(
                         pool,
@@ -171,7 +171,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                         by = intent.by,
                         "completing a launch left open"
                     );
-                    course.posts.push(self.plan(pool, intent, &judged));
+                    course.posts.push(self.plan(pool, intent, judged));
                 }
             }
         }
@@ -299,11 +299,11 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
     async fn remove(&self, worker: &Worker) {
         match self.launcher.remove(worker).await {
             Ok(Removed::Removed) => {
-                tracing::info!(worker = worker.name, "worker taken back before it started")
+                tracing::info!(worker = worker.name, "worker taken back before it started");
             }
             Ok(Removed::TooLate) => tracing::debug!(worker = worker.name, "worker has started, it stays"),
             Err(error) => {
-                tracing::warn!(worker = worker.name, error = %chain(&error), "worker not taken back")
+                tracing::warn!(worker = worker.name, error = %chain(&error), "worker not taken back");
             }
         }
     }

@@ -244,11 +244,14 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         is_due
     }
 
-    /// Logs each decision whose reason is new.
+    /// Logs each hold whose reason is new; the act tells of launches and withdrawals.
     fn tell(&mut self, decisions: &std::collections::BTreeMap<String, Decision>) {
         for (pool, decision) in decisions {
-            if self.told.insert(pool.clone(), decision.as_str()) != Some(decision.as_str()) {
-                tracing::info!(pool, decision = decision.kind(), reason = decision.as_str(), "{decision}");
+            let is_new = self.told.insert(pool.clone(), decision.as_str()) != Some(decision.as_str());
+            if let Decision::Hold(hold) = decision
+                && is_new
+            {
+                tracing::info!(pool, reason = hold.as_str(), "{decision}");
             }
         }
     }

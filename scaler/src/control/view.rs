@@ -36,7 +36,7 @@ pub(super) struct Loaded {
 
 impl View {
     pub(super) fn new(now: Time) -> Self {
-        let unseen = Unknown { why: Why::NotYetSeen, detail: "not read yet".to_owned(), since: now };
+        let unseen = Unknown::not_yet_seen(now);
         Self {
             workers: Fact::Unknown(unseen.clone()),
             record: Fact::Unknown(unseen),

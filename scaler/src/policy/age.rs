@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::QueueFacts;
-use crate::time::Time;
+use crate::time::{Time, as_optional_seconds, as_seconds};
 
 /// Looks further apart than this prove nothing about the time between them.
 const WATCH_GAP: Duration = Duration::from_secs(2);
@@ -16,10 +16,13 @@ const WATCH_GAP: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Age {
     /// At least this old.
+    #[serde(serialize_with = "as_seconds")]
     pub at_least: Duration,
     /// At most this old, if that is known.
+    #[serde(serialize_with = "as_optional_seconds")]
     pub at_most: Option<Duration>,
     /// What rules use.
+    #[serde(serialize_with = "as_seconds")]
     pub estimate: Duration,
 }
 
@@ -35,7 +38,7 @@ pub struct QueueMarks {
 
 /// What is remembered of one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct QueueMemory {
+pub(super) struct QueueMemory {
     pub(super) marks: QueueMarks,
     /// The moment of the last fact folded in.
     seen: Option<Time>,

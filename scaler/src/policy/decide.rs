@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Age, Decision, Fact, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause, Phase,
-    PoolState, QueueFacts, Unknown, UnknownWhat, Why, Withdraw, Worker,
+    PoolState, QueueFacts, Unknown, UnknownWhat, Withdraw, Worker,
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -167,11 +167,7 @@ impl Need {
         let mut missing = None;
         let mut present = false;
         for queue in &pool.queues {
-            let not_yet_seen = Fact::Unknown(Unknown {
-                why: Why::NotYetSeen,
-                detail: "not looked at yet".to_owned(),
-                since: now,
-            });
+            let not_yet_seen = Fact::Unknown(Unknown::not_yet_seen(now));
             let fact = observation.queues.get(queue).unwrap_or(&not_yet_seen);
             let missing_now = matches!(fact.known(), Some(QueueFacts::Missing));
             match fact.fresh(now, if missing_now { stale.max(MISSING_STALE_AFTER) } else { stale }) {

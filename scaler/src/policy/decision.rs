@@ -3,14 +3,11 @@
 
 use std::{fmt, time::Duration};
 
-use serde::Serialize;
-
 use super::{PendingCause, Unknown, UnknownWhat};
 use crate::time::Time;
 
 /// What to do about a pool now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Create Jobs.
     Launch(Launch),
@@ -21,7 +18,7 @@ pub enum Decision {
 }
 
 /// Create one Job per slot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
     /// The slots, lowest free first.
     pub slots: Vec<u32>,
@@ -30,8 +27,7 @@ pub struct Launch {
 }
 
 /// Why to launch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaunchReason {
     /// Fewer useful workers than are to be kept warm.
     BelowMinimum {
@@ -59,7 +55,7 @@ pub enum LaunchReason {
 }
 
 /// Take back workers that have not started and that nothing needs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Withdraw {
     /// Their Job names, newest first.
     pub workers: Vec<String>,
@@ -68,8 +64,7 @@ pub struct Withdraw {
 }
 
 /// Why not to launch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
     /// Something that the decision needs is not known.
     Unknown {
@@ -241,9 +236,7 @@ impl Hold {
 impl fmt::Display for Hold {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown { what, unknown } => {
-                write!(formatter, "{what} {}: {}", unknown.why.as_str(), unknown.detail)
-            }
+            Self::Unknown { what, unknown } => write!(formatter, "{what} {unknown}"),
             Self::Paused => formatter.write_str("the pool is paused"),
             Self::CoolingDown { until, failures } => {
                 write!(formatter, "cooling down until {until} after {failures} failed workers")

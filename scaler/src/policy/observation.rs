@@ -6,7 +6,7 @@ use mayfly_service::report::ExitReport;
 use serde::Serialize;
 
 use super::StateRecord;
-use crate::time::Time;
+use crate::time::{Time, as_optional_seconds};
 
 /// Something observed, with the moment of it, or the reason why it could not be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -149,6 +149,7 @@ pub struct Ending {
     /// Whether its process ever started.
     pub started: bool,
     /// Launch to ready, if it ever was.
+    #[serde(serialize_with = "as_optional_seconds")]
     pub lead_time: Option<Duration>,
     /// Its exit code, if known.
     pub exit_code: Option<u8>,
@@ -179,6 +180,25 @@ impl<T> Fact<T> {
     }
 }
 
+// === impl Unknown ===
+
+impl Unknown {
+    /// Before the first look.
+    #[must_use]
+    pub const fn not_yet_seen(since: Time) -> Self {
+        Self { why: Why::NotYetSeen, detail: String::new(), since }
+    }
+}
+
+impl std::fmt::Display for Unknown {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.detail {
+            "" => formatter.write_str(self.why.as_str()),
+            detail => write!(formatter, "{}: {detail}", self.why.as_str()),
+        }
+    }
+}
+
 // === impl Why ===
 
 impl Why {
@@ -186,7 +206,7 @@ impl Why {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::NotYetSeen => "not yet seen",
+            Self::NotYetSeen => "not looked at yet",
             Self::Unreachable => "unreachable",
             Self::Forbidden => "forbidden",
             Self::Stale => "stale",

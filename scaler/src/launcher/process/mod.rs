@@ -5,6 +5,8 @@
 //! The worker gets it as standard input and thereby holds the lock for as long as it lives.
 
 mod session;
+#[cfg(test)]
+mod tests;
 mod worker_file;
 
 use std::{
