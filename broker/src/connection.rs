@@ -1,6 +1,6 @@
 //! Connections and channels that never recover by themselves.
 
-use std::{fmt, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use lapin::{ConnectionProperties, options::ConfirmSelectOptions};
 use mayfly_service::deadline;
@@ -31,13 +31,14 @@ impl Connection {
     /// Connects as `name` (shown by the broker's tools) within `limit`.
     ///
     /// # Errors
-    /// `Unreachable`, `AccessRefused` or `Deadline`.
+    /// `Unreachable` (also when `limit` passes first) or `AccessRefused`.
     pub async fn open(url: &BrokerUrl, name: &str, limit: Duration) -> Result<Self> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let inner =
-            deadline("open connection", limit, lapin::Connection::connect_uri(url.uri().clone(), properties))
-                .await?
-                .map_err(|source| Error::connect(url, source))?;
+        let call = lapin::Connection::connect_uri(url.uri().clone(), properties);
+        let inner = deadline("open connection", limit, call)
+            .await
+            .unwrap_or_else(|late| Err(io::Error::new(io::ErrorKind::TimedOut, late).into()))
+            .map_err(|source| Error::connect(url, source))?;
         Ok(Self { inner })
     }
 

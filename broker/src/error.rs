@@ -217,6 +217,9 @@ impl fmt::Display for Cause {
         match self.0.kind() {
             lapin::ErrorKind::ProtocolError(error) => write!(formatter, "{}", error.get_message()),
             lapin::ErrorKind::IOError(error) => write!(formatter, "{error}"),
+            lapin::ErrorKind::ParsingError(_) => write!(formatter, "its answer is not AMQP 0-9-1"),
+            lapin::ErrorKind::InvalidChannelState(..) => write!(formatter, "the channel is closed"),
+            lapin::ErrorKind::InvalidConnectionState(_) => write!(formatter, "the connection is closed"),
             _ => write!(formatter, "{}", self.0),
         }
     }
