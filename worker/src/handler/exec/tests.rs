@@ -1,4 +1,7 @@
-//! The handler with real processes; messages come from `Outgoing`'s counterpart, built by hand.
+//! What exit codes mean, and real processes.
+
+use lapin::{BasicProperties, message::Delivery};
+use tempfile::TempDir;
 
 use super::*;
 
@@ -29,4 +32,145 @@ fn a_command_that_we_ended_is_never_done_whatever_it_exits_with() {
     assert_eq!(judged(Cause::Kill, status(65)), Ok(Outcome::Interrupted));
     let late = Ok(Outcome::Retry { reason: "took longer than 5s: last words".to_owned() });
     assert_eq!(judged(Cause::Timeout, status(0)), late);
+}
+
+fn message(id: &str, body: &[u8]) -> Message {
+    let mut delivery = Delivery::mock(1, "".into(), "q".into(), true, body.to_vec());
+    delivery.properties =
+        BasicProperties::default().with_message_id(id.into()).with_content_type("text/plain".into());
+    Message::from(delivery)
+}
+
+/// Runs `script` with `sh`, its environment being `MAYFLY_BROKER_URL`, `SECRET`, `FILE` and `PATH`.
+struct Shell {
+    directory: TempDir,
+    timeout: Option<Duration>,
+    interrupt: Interrupt,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), timeout: None, interrupt: Interrupt::default() }
+    }
+
+    async fn run(&self, script: &str, message: &Message) -> Result<Outcome, CannotStart> {
+        let file = self.directory.path().join("file");
+        let environment = [
+            ("MAYFLY_BROKER_URL", "amqp://user:password@host".into()),
+            ("MAYFLY_STATUS_FILE", "/status".into()),
+            ("SECRET", "amqp://user:password@host".into()),
+            ("FILE", file.into_os_string()),
+            ("PATH", std::env::var_os("PATH").unwrap()),
+        ];
+        let exec = Exec::new(
+            "sh".into(),
+            vec!["-c".into(), script.into()],
+            environment.map(|(name, value)| (name.into(), value)),
+            OsStr::new("SECRET"),
+            "q",
+            self.timeout,
+        );
+        // Nothing here may take long; a hang must end as a failure and not as a hanging test.
+        tokio::time::timeout(Duration::from_secs(60), exec.handle(message, &self.interrupt)).await.unwrap()
+    }
+
+    fn file(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("file")).unwrap()
+    }
+
+    /// Whether the process that wrote its number to the file is there, be it as a zombie.
+    fn is_there(&self) -> bool {
+        let pid = self.file();
+        assert!(!pid.trim().is_empty());
+        std::path::Path::new("/proc").join(pid.trim()).exists()
+    }
+}
+
+#[tokio::test]
+async fn the_body_comes_on_standard_input_byte_for_byte() {
+    let shell = Shell::new();
+    let body = b"one\0two\xff\n";
+    assert_eq!(shell.run("cat > $FILE", &message("id", body)).await, Ok(Outcome::Done));
+    assert_eq!(std::fs::read(shell.directory.path().join("file")).unwrap(), body);
+}
+
+#[tokio::test]
+async fn pipes_never_deadlock() {
+    let big = vec![b'x'; 2_000_000];
+    let shell = Shell::new();
+    for script in ["exit 0", "cat", "cat >&2", "head -c 1000000 /dev/zero; cat > /dev/null"] {
+        assert_eq!(shell.run(script, &message("id", &big)).await, Ok(Outcome::Done), "{script}");
+    }
+}
+
+#[tokio::test]
+async fn the_environment_tells_about_the_message_and_hides_connections() {
+    let shell = Shell::new();
+    assert_eq!(shell.run("env > $FILE", &message("a\0b", b"")).await, Ok(Outcome::Done));
+    let text = shell.file();
+    for line in [
+        "MAYFLY_MESSAGE_ID=ab",
+        "MAYFLY_QUEUE=q",
+        "MAYFLY_ATTEMPT=1",
+        "MAYFLY_REDELIVERED=1",
+        "MAYFLY_CONTENT_TYPE=text/plain",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
+    }
+    for hidden in ["password", "MAYFLY_STATUS_FILE"] {
+        assert!(!text.contains(hidden), "{hidden} is in {text}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_command_leaves_running_is_gone_before_its_message_is_settled() {
+    let shell = Shell::new();
+    let leaves_one = "sleep 1000 > /dev/null 2>&1 & echo $! > $FILE";
+    assert_eq!(shell.run(leaves_one, &message("id", b"")).await, Ok(Outcome::Done));
+    assert!(!shell.is_there());
+    // One of these is the child of a child that is killed with it, and both hold the pipes open.
+    let leaves_two =
+        "sh -c 'sleep 1000 & echo $! > $FILE; sleep 1000' & while [ ! -s $FILE ]; do :; done; exit 65";
+    std::fs::remove_file(shell.directory.path().join("file")).unwrap();
+    let outcome = shell.run(leaves_two, &message("id", b"")).await;
+    assert_eq!(outcome, Ok(Outcome::DeadLetter { reason: "exit code 65".to_owned() }));
+    assert!(!shell.is_there());
+}
+
+#[tokio::test]
+async fn a_command_that_takes_too_long_is_ended_with_its_group() {
+    let shell = Shell { timeout: Some(Duration::from_millis(300)), ..Shell::new() };
+    let script = "sleep 1000 & echo $! > $FILE; echo why >&2; wait";
+    let late = Outcome::Retry { reason: "took longer than 300ms: why".to_owned() };
+    assert_eq!(shell.run(script, &message("id", b"")).await, Ok(late));
+    assert!(!shell.is_there());
+}
+
+#[tokio::test]
+async fn an_interrupted_command_may_say_its_last_words_and_a_deaf_one_is_killed() {
+    for script in [
+        "trap 'exit 0' TERM; sleep 1000 & echo $! > $FILE; wait",
+        "trap '' TERM; sleep 1000 & echo $! > $FILE; wait",
+    ] {
+        let shell = Shell::new();
+        let message = message("id", b"");
+        let interrupt = async {
+            while !shell.directory.path().join("file").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            shell.interrupt.end.cancel();
+        };
+        let (outcome, ()) = tokio::join!(shell.run(script, &message), interrupt);
+        assert_eq!(outcome, Ok(Outcome::Interrupted), "{script}");
+        assert!(!shell.is_there());
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_there_is_not_the_messages_fault() {
+    let missing = Exec::new("/no/such/command".into(), vec![], [], OsStr::new(""), "q", None);
+    let outcome = missing.handle(&message("id", b""), &Interrupt::default()).await;
+    assert!(outcome.unwrap_err().reason.contains("/no/such/command"));
+    let outcome = Shell::new().run("/no/such/command", &message("id", b"")).await;
+    assert!(outcome.unwrap_err().reason.starts_with("exit code 127"));
 }
