@@ -96,12 +96,39 @@ mod tests {
 
     #[test]
     fn a_dry_run_shows_every_argument() {
-        insta::assert_snapshot!(as_text(&rows(State::Planned)), @"");
+        insta::assert_snapshot!(as_text(&rows(State::Planned)), @r#"
+        would declare q.dead
+                        x-queue-type = "quorum"
+        would declare q.suspect
+                        x-dead-letter-exchange = ""
+                        x-dead-letter-routing-key = "q.dead"
+                        x-dead-letter-strategy = "at-least-once"
+                        x-overflow = "reject-publish"
+                        x-queue-type = "quorum"
+        would declare q
+                        x-dead-letter-exchange = ""
+                        x-dead-letter-routing-key = "q.dead"
+                        x-queue-type = "classic"
+        would declare q.retry.5s
+                        x-dead-letter-exchange = ""
+                        x-dead-letter-routing-key = "q"
+                        x-dead-letter-strategy = "at-least-once"
+                        x-message-ttl = "5000"
+                        x-overflow = "reject-publish"
+                        x-queue-type = "quorum"
+        "#);
     }
 
     #[test]
     fn what_was_declared_is_one_line_a_queue() {
-        insta::assert_snapshot!(as_text(&rows(State::Known(Declared::Created))), @"");
-        insta::assert_snapshot!(as_json(&rows(State::Known(Declared::Existed))[2..3]), @"");
+        insta::assert_snapshot!(as_text(&rows(State::Known(Declared::Created))), @r"
+        created       q.dead
+        created       q.suspect
+        created       q
+        created       q.retry.5s
+        ");
+        insta::assert_snapshot!(as_json(&rows(State::Known(Declared::Existed))[2..3]), @r#"
+        [{"arguments":{"x-dead-letter-exchange":"","x-dead-letter-routing-key":"q.dead","x-queue-type":"classic"},"queue":"q","state":"existed"}]
+        "#);
     }
 }

@@ -328,7 +328,15 @@ mod tests {
             r#"{"body":"x","headers":{"CC":"q2"}}"#,
             r#"{"body":"x","queue":""}"#,
         ];
-        insta::assert_snapshot!(parsed(&lines.join("\n")).unwrap_err(), @"");
+        insta::assert_snapshot!(parsed(&lines.join("\n")).unwrap_err(), @r#"
+        error: bad input, nothing was published
+          line 2: missing field `body` (column 18)
+          line 3: expected ident (column 2)
+          line 4: message_id "1" was given in line 1 already
+          line 5: unknown field `priority`, expected one of `body`, `queue`, `message_id`, `content_type`, `headers` (column 22)
+          line 6: header "h" is neither a string nor an integer
+          and 2 more
+        "#);
     }
 
     #[test]

@@ -152,8 +152,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_never_a_number() {
-        insta::assert_snapshot!(as_text(&rows()), @"");
-        insta::assert_snapshot!(as_json(&rows()), @"");
+        insta::assert_snapshot!(as_text(&rows()), @r#"
+        QUEUE           READY  CONSUMERS  STATE
+        documents        1200          3  present
+        documents.dead      0          0  present
+        nope                -          -  missing
+        secret              -          -  forbidden: no permission on queue "secret"
+        late                -          -  not readable: read queue depth took longer than 10s
+        "#);
+        insta::assert_snapshot!(as_json(&rows()), @r#"
+        [{"consumers":3,"queue":"documents","ready":1200,"state":"present"},{"consumers":0,"queue":"documents.dead","ready":0,"state":"present"},{"queue":"nope","state":"missing"},{"error":"no permission on queue \"secret\"","queue":"secret","state":"forbidden"},{"error":"read queue depth took longer than 10s","queue":"late","state":"not readable"}]
+        "#);
     }
 
     #[test]
@@ -165,6 +174,9 @@ mod tests {
         assert_eq!(verdict_of(3..4), Err(ExitCode::Config));
         assert_eq!(verdict_of(3..5), Err(ExitCode::Config));
         assert_eq!(verdict_of(4..5), Err(ExitCode::Unavailable));
-        insta::assert_snapshot!(verdict(&rows()).unwrap_err(), @"");
+        insta::assert_snapshot!(verdict(&rows()).unwrap_err(), @r"
+        error: 1 of 5 queues missing: nope
+        next: mayfly-publisher declare nope
+        ");
     }
 }

@@ -97,7 +97,7 @@ impl Tally {
             (not_confirmed, "not confirmed"),
             (not_sent.unwrap_or(0), "not sent"),
             (self.sent_again, "sent again"),
-            (self.reconnects, "reconnects"),
+            (self.reconnects, if self.reconnects == 1 { "reconnect" } else { "reconnects" }),
         ] {
             if count > 0 {
                 // Writing to a string cannot fail.
@@ -208,13 +208,21 @@ mod tests {
     #[test]
     fn the_summary_tells_what_was_asked_for_and_what_was_reached() {
         let mut tally = Tally { confirmed: 20_000, ..Tally::default() };
-        insta::assert_snapshot!(tally.as_text(ending(0, Some(0))), @"");
+        insta::assert_snapshot!(tally.as_text(ending(0, Some(0))), @r"
+        confirmed 20000 messages in 2.5 s (8000/s)
+        ");
         tally.sent_again = 320;
         tally.reconnects = 1;
-        insta::assert_snapshot!(tally.as_text(ending(0, None)), @"");
+        insta::assert_snapshot!(tally.as_text(ending(0, None)), @r"
+        confirmed 20000 messages in 2.5 s (8000/s), 320 sent again, 1 reconnect
+        ");
         tally.settle(batch("gone", 0..3), &[Some(Receipt::Unroutable); 3]);
-        insta::assert_snapshot!(tally.as_text(ending(7, Some(90))), @"");
-        insta::assert_snapshot!(tally.as_json(ending(7, None)), @"");
+        insta::assert_snapshot!(tally.as_text(ending(7, Some(90))), @r"
+        confirmed 20000 of 20100 messages in 2.5 s (8000/s), 3 unroutable, 7 not confirmed, 90 not sent, 320 sent again, 1 reconnect
+        ");
+        insta::assert_snapshot!(tally.as_json(ending(7, None)), @r#"
+        {"confirmed":20000,"not_confirmed":7,"not_sent":null,"reconnects":1,"seconds":2.5,"sent_again":320,"unroutable":{"gone":3}}
+        "#);
     }
 
     #[test]
@@ -223,6 +231,23 @@ mod tests {
         assert!(tally.refusal().is_none());
         tally.settle(batch("gone", 0..13), &[Some(Receipt::Unroutable); 13]);
         tally.settle(batch("lost", 20..21), &[Some(Receipt::Unroutable)]);
-        insta::assert_snapshot!(tally.refusal().unwrap(), @"");
+        insta::assert_snapshot!(tally.refusal().unwrap(), @r#"
+        error: 14 messages could not be delivered
+          queue "gone" does not exist: 13 messages
+            id-0
+            id-1
+            id-2
+            id-3
+            id-4
+            id-5
+            id-6
+            id-7
+            id-8
+            id-9
+            and 3 more
+          queue "lost" does not exist: 1 message
+            id-20
+        next: mayfly-publisher declare gone
+        "#);
     }
 }
