@@ -42,11 +42,7 @@ pools:
 
 /// The least configuration with more lines for its pool.
 fn with_pool_lines(lines: &str) -> Result<Config, ConfigError> {
-    Config::parse(&format!("{LEAST}{}", indented(lines)), &Overrides::default())
-}
-
-fn indented(lines: &str) -> String {
-    lines.lines().map(|line| format!("    {line}\n")).collect()
+    Config::parse(&format!("{LEAST}    {}", lines.replace('\n', "\n    ")), &Overrides::default())
 }
 
 fn pool_of(config: Result<Config, ConfigError>) -> PoolConfig {

@@ -12,7 +12,7 @@ use crate::time::{Time, as_optional_seconds, as_seconds};
 const WATCH_GAP: Duration = Duration::from_secs(2);
 
 /// How old the oldest ready message is. The truth lies within the bounds unless somebody fetches messages
-/// with basic.get.
+/// with basic.get, or a queue is emptied and refilled between two looks without a consumer being seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Age {
     /// At least this old.
@@ -30,7 +30,8 @@ pub struct Age {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueMarks {
-    /// When ready messages, consumers and useful workers were last all 0: nothing waiting now is older.
+    /// When ready messages, consumers and occupied workers were last all 0: nothing waiting now is older.
+    /// (A draining worker is no consumer any more, but may still give back what it holds.)
     pub quiet: Option<Time>,
     /// While messages wait: the later of "ready last fell" and "ready last seen 0".
     pub turned: Option<Time>,
@@ -45,6 +46,8 @@ pub(super) struct QueueMemory {
     last_ready: Option<u64>,
     /// Start of the present run of looks that saw neither messages nor consumers.
     empty_since: Option<Time>,
+    /// When no worker was seen last.
+    workerless: Option<Time>,
     /// Since when messages wait without a consumer and without a fall.
     unattended_since: Option<Time>,
 }
@@ -62,13 +65,8 @@ impl QueueMarks {
 
 impl QueueMemory {
     /// A memory that begins with what was persisted.
-    pub(super) const fn resumed(marks: QueueMarks) -> Self {
-        Self { marks, seen: None, last_ready: None, empty_since: None, unattended_since: None }
-    }
-
-    /// Whether a fact was folded in yet.
-    pub(super) const fn is_fresh(&self) -> bool {
-        self.seen.is_none()
+    pub(super) fn resumed(marks: QueueMarks) -> Self {
+        Self { marks, ..Self::default() }
     }
 
     /// Folds in a look at the queue; a look that was folded in before changes nothing.
@@ -81,6 +79,8 @@ impl QueueMemory {
             QueueFacts::Missing => (0, 0),
         };
         let fell = self.last_ready.is_some_and(|last| ready < last);
+        // A consumer may have come and gone while we did not look.
+        let watched = self.seen.is_some_and(|seen| at.since(seen) <= WATCH_GAP);
         if ready == 0 {
             self.marks.turned = None;
             self.unattended_since = None;
@@ -91,25 +91,34 @@ impl QueueMemory {
             } else if fell || self.marks.turned.is_none() {
                 self.marks.turned = Some(at);
             }
-            // A consumer may have come and gone while we did not look.
-            let watched = self.seen.is_some_and(|seen| at.since(seen) <= WATCH_GAP);
             self.unattended_since = match self.unattended_since {
                 _ if consumers > 0 => None,
                 Some(since) if watched && !fell => Some(since),
                 _ => Some(at),
             };
         }
-        self.empty_since = (ready == 0 && consumers == 0).then(|| self.empty_since.unwrap_or(at));
+        self.empty_since =
+            (ready == 0 && consumers == 0).then(|| self.empty_since.filter(|_| watched).unwrap_or(at));
         self.last_ready = Some(ready);
         self.seen = Some(at);
+        self.quieten();
     }
 
-    /// Folds in that no worker was useful at `at`.
+    /// Folds in that no worker was occupied at `at`.
     pub(super) fn observe_no_workers(&mut self, at: Time) {
-        if let (Some(empty_since), Some(seen)) = (self.empty_since, self.seen)
-            && at >= empty_since
+        // A listing later than the last look has to wait for the next: until that one a worker may have
+        // given back what it held.
+        self.workerless = self.workerless.max(Some(at));
+        self.quieten();
+    }
+
+    /// It was quiet when no worker was there, if the looks before and after that saw nothing.
+    fn quieten(&mut self) {
+        if let (Some(empty_since), Some(workerless), Some(seen)) =
+            (self.empty_since, self.workerless, self.seen)
+            && (empty_since..=seen).contains(&workerless)
         {
-            self.marks.quiet = self.marks.quiet.max(Some(at.min(seen)));
+            self.marks.quiet = self.marks.quiet.max(Some(workerless));
         }
     }
 

@@ -19,7 +19,7 @@ pub const DEPTH_STALE_AFTER: Duration = Duration::from_secs(2);
 /// The age at which "the queue is missing" is stale: such a queue is looked at every 5 to 8 s only.
 const MISSING_STALE_AFTER: Duration = Duration::from_secs(10);
 /// Lead time where none was ever measured.
-const LEAD_PRIOR: Duration = Duration::from_secs(120);
+const LEAD_PRIOR: Duration = Duration::from_mins(2);
 
 /// How many workers of a pool are in which state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -108,13 +108,16 @@ pub fn decide_pool(
         empty_since: memory.empty_since(&pool.name),
         now,
     };
-    scene.withdraw().map_or_else(
-        || match scene.launch() {
-            Ok(launch) => Decision::Launch(launch),
-            Err(hold) => Decision::Hold(hold),
-        },
-        Decision::Withdraw,
-    )
+    if state.paused {
+        return Decision::Hold(Hold::Paused);
+    }
+    if let Some(withdraw) = scene.withdraw() {
+        return Decision::Withdraw(withdraw);
+    }
+    match scene.launch() {
+        Ok(launch) => Decision::Launch(launch),
+        Err(hold) => Decision::Hold(hold),
+    }
 }
 
 /// A depth older than this is stale: three looks, at least 2 s.
@@ -202,31 +205,30 @@ impl Scene<'_> {
         if self.need.unknown.is_some() || self.need.ready > 0 {
             return None;
         }
-        let unneeded_for = self.now.since(self.empty_since?);
-        if unneeded_for < self.pool.withdraw_after {
-            return None;
-        }
+        let empty_since = self.empty_since?;
+        // Somebody else may have launched a worker for a message that we never saw.
+        let unneeded_for = |worker: &Worker| self.now.since(empty_since.max(worker.launched));
         let mut unstarted: Vec<_> = self
             .workers
             .iter()
             .filter(|worker| {
-                worker.serial.is_some() && matches!(worker.phase, Phase::Pending { started: false, .. })
+                worker.serial.is_some()
+                    && matches!(worker.phase, Phase::Pending { started: false, .. })
+                    && unneeded_for(worker) >= self.pool.withdraw_after
             })
             .collect();
         unstarted.sort_by_key(|worker| std::cmp::Reverse(worker.serial));
         let surplus = self.counts.useful().saturating_sub(self.pool.min_workers);
         unstarted.truncate(usize::try_from(surplus).unwrap_or(usize::MAX));
-        (!unstarted.is_empty()).then(|| Withdraw {
+        let newest = unneeded_for(unstarted.first()?);
+        Some(Withdraw {
             workers: unstarted.into_iter().map(|worker| worker.name.clone()).collect(),
-            unneeded_for,
+            unneeded_for: newest,
         })
     }
 
     fn launch(&self) -> Result<Launch, Hold> {
         let Self { pool, state, counts, need, now, .. } = self;
-        if state.paused {
-            return Err(Hold::Paused);
-        }
         if let Some(until) = state.cooldown_until.filter(|until| now < until) {
             return Err(Hold::CoolingDown {
                 until,

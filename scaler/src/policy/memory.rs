@@ -1,8 +1,8 @@
 //! What one scaler process remembers between looks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
-use super::{Age, Counts, Fact, Observation, QueueFacts, QueueMarks, age::QueueMemory};
+use super::{Age, Counts, Fact, Observation, Phase, QueueFacts, QueueMarks, age::QueueMemory};
 use crate::{config::Config, time::Time};
 
 /// The memory over all queues and pools. Only [`remember`] makes a new one.
@@ -21,21 +21,23 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
     for pool in &config.pools {
         let mut emptiness = Emptiness::default();
         for queue in &pool.queues {
-            let remembered = queues.entry(queue.clone()).or_default();
-            if remembered.is_fresh()
-                && let Some(marks) = persisted_marks(observation, &pool.name, queue)
-            {
-                *remembered = QueueMemory::resumed(marks);
-            }
-            match observation.queues.get(queue) {
-                Some(Fact::Known { value, at }) => {
-                    remembered.observe(*value, *at);
-                    emptiness.fold(*value, *at);
-                }
+            let seen = observation.queues.get(queue);
+            match seen {
+                Some(Fact::Known { value, at }) => emptiness.fold(*value, *at),
                 _ => emptiness.unknown = true,
             }
+            let Some(Fact::Known { value: facts, at }) = seen else { continue };
+            let remembered = match queues.entry(queue.clone()) {
+                Entry::Occupied(known) => known.into_mut(),
+                // A queue's memory begins with what was persisted, so not before that was read.
+                Entry::Vacant(new) => match resumed(observation, &pool.name, queue, *facts) {
+                    Some(memory) => new.insert(memory),
+                    None => continue,
+                },
+            };
+            remembered.observe(*facts, *at);
             if let Fact::Known { value: workers, at } = &observation.workers
-                && Counts::of(&pool.name, workers, &[]).useful() == 0
+                && Counts::of(&pool.name, workers, &[]).occupied() == 0
             {
                 remembered.observe_no_workers(*at);
             }
@@ -52,8 +54,23 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
     Memory { queues, empty_since }
 }
 
-fn persisted_marks(observation: &Observation, pool: &str, queue: &str) -> Option<QueueMarks> {
-    observation.state.known()?.pools.get(pool)?.estimates.queues.get(queue).copied()
+/// What a new process may believe of a queue; `None` while state or workers are unknown.
+fn resumed(observation: &Observation, pool: &str, queue: &str, facts: QueueFacts) -> Option<QueueMemory> {
+    let state = observation.state.known()?.pool(pool);
+    let workers = observation.workers.known()?;
+    let mut marks = state.estimates.queues.get(queue).copied().unwrap_or_default();
+    // While nobody looked, a consumer may have taken the message that the wait is counted from.
+    let attended = matches!(facts, QueueFacts::Present { consumers, .. } if consumers > 0);
+    let undisturbed = |since: &Time| {
+        !attended
+            && state.last_launch().is_none_or(|last| last < *since)
+            && workers
+                .iter()
+                .filter(|worker| worker.pool == pool)
+                .all(|worker| matches!(&worker.phase, Phase::Finished(ending) if ending.at < *since))
+    };
+    marks.turned = marks.turned.filter(undisturbed);
+    Some(QueueMemory::resumed(marks))
 }
 
 /// Whether all queues of a pool are known to be empty, and since when that is so at least.

@@ -1,0 +1,137 @@
+//! `mayfly-scaler check`: is the configuration right, what does it mean, are its queues there?
+
+mod explain;
+mod queues;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use mayfly_broker::BrokerArgs;
+use mayfly_service::ExitCode;
+use serde::Serialize;
+
+use crate::config::{Config, Overrides};
+use explain::{Explanation, explain};
+use queues::{Answer, ask};
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The configuration.
+    #[arg(env = "MAYFLY_CONFIG", value_name = "FILE")]
+    file: PathBuf,
+    /// Also ask the broker whether the queues are there.
+    #[arg(long, env = "MAYFLY_CHECK_CONNECT")]
+    connect: bool,
+    /// For people, or one JSON object.
+    #[arg(long, env = "MAYFLY_OUTPUT", value_name = "FORMAT", default_value = "text")]
+    output: Output,
+    #[command(flatten)]
+    broker: BrokerArgs,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// Everything that `check` found out.
+#[derive(Debug, Default, Serialize)]
+struct Findings {
+    /// What is wrong with the configuration, or with the broker as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// What a valid configuration means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meaning: Option<Explanation>,
+    /// What the broker said; empty unless asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    queues: Vec<Answer>,
+}
+
+/// Checks and prints. The outcome is `Ok`, `Usage` for a bad configuration, or what the broker's answer means:
+/// `Unavailable` without one, `Config` for a queue that is missing or forbidden.
+///
+/// # Errors
+/// When nothing can be printed.
+pub async fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let output = args.output;
+    let (findings, code) = look(args).await;
+    match output {
+        Output::Text => findings.print(&mut io::stdout().lock(), &mut io::stderr().lock())?,
+        Output::Json => {
+            let mut out = io::stdout().lock();
+            serde_json::to_writer(&mut out, &findings)?;
+            writeln!(out)?;
+        }
+    }
+    Ok(code)
+}
+
+async fn look(args: CheckArgs) -> (Findings, ExitCode) {
+    let CheckArgs { file, connect, output: _, broker, overrides } = args;
+    let mut findings = Findings::default();
+    let code = match Config::load(&file, &overrides) {
+        Ok(config) => {
+            findings.meaning = Some(explain(&config));
+            if connect { findings.connect(&config, &broker).await } else { ExitCode::Ok }
+        }
+        Err(error) => findings.fail(&error.into(), ExitCode::Usage),
+    };
+    (findings, code)
+}
+
+// === impl Findings ===
+
+impl Findings {
+    async fn connect(&mut self, config: &Config, flags: &BrokerArgs) -> ExitCode {
+        let url = match config.broker.under(flags).load() {
+            Ok(url) => url,
+            Err(error) => return self.fail(&error.into(), ExitCode::Usage),
+        };
+        match ask(&url, config).await {
+            Ok(answers) => {
+                self.queues = answers;
+                Answer::exit_code(&self.queues)
+            }
+            Err(error) => {
+                let code = error.exit_code();
+                self.fail(&error.into(), code)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &anyhow::Error, code: ExitCode) -> ExitCode {
+        self.error = Some(format!("{error:#}"));
+        code
+    }
+
+    fn print(&self, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+        let Self { error, meaning, queues } = self;
+        if let Some(meaning) = meaning {
+            write!(out, "{meaning}")?;
+        }
+        if !queues.is_empty() {
+            writeln!(out, "\nat the broker")?;
+        }
+        for answer in queues {
+            writeln!(out, "  {answer}")?;
+        }
+        out.flush()?;
+        if let Some(error) = error {
+            writeln!(err, "error: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

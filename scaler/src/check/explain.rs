@@ -1,0 +1,280 @@
+//! What a configuration means, in words.
+
+use std::{fmt, time::Duration};
+
+use serde::Serialize;
+
+use crate::config::{BrokerSource, Config, LauncherConfig, PoolConfig, WARM_IDLE, WorkerTemplate, words};
+
+/// A waiting time that people hardly want.
+const LONG_WAIT: Duration = Duration::from_hours(1);
+
+/// The whole configuration.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Explanation {
+    instance: String,
+    general: Vec<Sentence>,
+    pools: Vec<PoolExplanation>,
+    warnings: Vec<String>,
+}
+
+/// One pool.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct PoolExplanation {
+    pool: String,
+    queues: Vec<String>,
+    sentences: Vec<Sentence>,
+    warnings: Vec<String>,
+}
+
+/// One thing to know.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Sentence {
+    topic: &'static str,
+    text: String,
+}
+
+/// Puts the configuration into words; no environment value and no password is among them.
+pub(super) fn explain(config: &Config) -> Explanation {
+    let mut warnings = Vec::new();
+    if config.quota == Some(0) {
+        warnings.push("quota 0: nothing is ever launched".to_owned());
+    }
+    Explanation {
+        instance: config.instance.clone(),
+        general: general(config),
+        pools: config.pools.iter().map(|pool| explain_pool(pool, config)).collect(),
+        warnings,
+    }
+}
+
+fn general(config: &Config) -> Vec<Sentence> {
+    let mut sentences =
+        vec![sentence("looks", format!("at the queues every {}", words(config.check_interval)))];
+    sentences.push(sentence(
+        "broker",
+        match &config.broker {
+            BrokerSource::UrlFile(file) => format!("its url is read from the file {}", file.display()),
+            BrokerSource::UrlEnv(variable) => format!("its url is read from the variable {variable}"),
+        },
+    ));
+    let LauncherConfig::Process { directory, start_delay } = &config.launcher;
+    let delay = match *start_delay {
+        Duration::ZERO => String::new(),
+        delay => format!("; each waits {} first, as for a new node", words(delay)),
+    };
+    let place = directory.display();
+    sentences.push(sentence(
+        "workers",
+        format!("are processes of this machine, kept account of in {place}{delay}"),
+    ));
+    sentences.push(sentence(
+        "unknown",
+        "while the broker, the workers or the state cannot be seen, nothing is launched".to_owned(),
+    ));
+    if let Some(quota) = config.quota {
+        let shared = if config.pools.len() > 1 { ", shared by weight; an idle part is lent" } else { "" };
+        sentences.push(sentence("quota", format!("at most {} over all pools{shared}", workers(quota))));
+    }
+    sentences
+}
+
+fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
+    let mut sentences = vec![
+        sentence("launch", launch(pool)),
+        sentence("small batch", small_batch(pool)),
+        sentence("one by one", one_by_one(pool)),
+        sentence("pace", pace(pool)),
+        sentence("limit", limit(pool)),
+    ];
+    if pool.min_workers > 0 {
+        sentences.push(sentence("kept warm", kept_warm(pool)));
+    }
+    if pool.skip_futile {
+        let text = "no launch where the workers there are done before a new one would be ready";
+        sentences.push(sentence("futile", text.to_owned()));
+    }
+    sentences.push(sentence(
+        "taken back",
+        format!("a worker that has not started, once nothing waited for {}", words(pool.withdraw_after)),
+    ));
+    sentences.push(sentence("cool-down", cooldown(pool)));
+    sentences.push(sentence("end", end(pool).to_owned()));
+    if config.quota.is_some() && config.pools.len() > 1 {
+        let all: u32 = config.pools.iter().map(|pool| pool.weight).sum();
+        sentences.push(sentence("weight", format!("{} of {all} where the quota is short", pool.weight)));
+    }
+    let WorkerTemplate::Process { command, env } = &pool.worker;
+    let shown: Vec<_> = command.iter().map(|argument| shown(argument)).collect();
+    sentences.push(sentence("command", shown.join(" ")));
+    if !env.is_empty() {
+        let names: Vec<_> = env.keys().map(String::as_str).collect();
+        sentences.push(sentence("environment", format!("adds {}", names.join(", "))));
+    }
+    PoolExplanation {
+        pool: pool.name.clone(),
+        queues: pool.queues.clone(),
+        sentences,
+        warnings: warnings(pool, config),
+    }
+}
+
+fn launch(pool: &PoolConfig) -> String {
+    match pool.target_queue_size {
+        0 => "as soon as a message waits".to_owned(),
+        target => format!("when more messages wait than {target}"),
+    }
+}
+
+fn small_batch(pool: &PoolConfig) -> String {
+    let limit = words(pool.force_empty_queue_interval);
+    match pool.target_queue_size {
+        0 => "none is held back".to_owned(),
+        target => format!(
+            "one of up to {target} is held back until its oldest message has waited longer than {limit} \
+             (an estimate); while workers live this adds at most one launch in {limit}"
+        ),
+    }
+}
+
+fn one_by_one(pool: &PoolConfig) -> String {
+    let at_once = pool.scale_increment;
+    let text = match at_once {
+        1 => "no launch while a worker is not ready yet".to_owned(),
+        n => format!("up to {n} workers are launched at once, none while {n} are not ready yet"),
+    };
+    match pool.max_pending_while_scaling {
+        while_scaling if while_scaling > at_once => {
+            format!("{text}; up to {while_scaling} while all wait for a node")
+        }
+        _ => text,
+    }
+}
+
+fn pace(pool: &PoolConfig) -> String {
+    match pool.launch_interval {
+        Duration::ZERO => "launches may follow each other at once".to_owned(),
+        interval => format!("at least {} between two launches, restarts or not", words(interval)),
+    }
+}
+
+fn limit(pool: &PoolConfig) -> String {
+    match pool.max_workers {
+        None => "none".to_owned(),
+        Some(0) => "nothing is ever launched".to_owned(),
+        Some(most) => format!("at most {} at any time, those that are ending included", workers(most)),
+    }
+}
+
+fn kept_warm(pool: &PoolConfig) -> String {
+    let idle = words(WARM_IDLE);
+    format!("{}, ended only after {idle} without work and then replaced", workers(pool.min_workers))
+}
+
+fn cooldown(pool: &PoolConfig) -> String {
+    let (base, cap) = (words(pool.cooldown_base), words(pool.cooldown_cap));
+    format!(
+        "after a worker failed no launch for {base}, doubled by each further failure up to {cap}, and up to \
+         20 % more; a message done forgives all, {cap} without a failure forgives one"
+    )
+}
+
+const fn end(pool: &PoolConfig) -> &'static str {
+    if pool.packing {
+        "workers end themselves when idle; lower slots are served first, so that surplus ones run dry"
+    } else {
+        "workers end themselves when idle; the broker deals messages evenly, which keeps surplus ones awake"
+    }
+}
+
+fn warnings(pool: &PoolConfig, config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |odd: bool, text: &str| {
+        if odd {
+            warnings.push(text.to_owned());
+        }
+    };
+    let WorkerTemplate::Process { command, .. } = &pool.worker;
+    warn(pool.max_workers == Some(0), "max_workers 0: nothing is ever launched");
+    warn(
+        pool.max_workers.is_none() && config.quota.is_none(),
+        "max_workers unlimited without a quota: nothing bounds the number of workers",
+    );
+    warn(
+        pool.max_workers.is_some_and(|most| most > 0 && most < pool.scale_increment),
+        "scale_increment is more than max_workers: so many are never launched at once",
+    );
+    warn(
+        pool.max_pending_while_scaling > 1 && pool.max_pending_while_scaling <= pool.scale_increment,
+        "max_pending_while_scaling is not more than scale_increment: it changes nothing",
+    );
+    warn(
+        pool.target_queue_size > 0 && pool.force_empty_queue_interval > LONG_WAIT,
+        "force_empty_queue_interval is longer than an hour: a small batch waits that long",
+    );
+    warn(
+        pool.target_queue_size > 0 && pool.force_empty_queue_interval < Duration::from_secs(1),
+        "force_empty_queue_interval is below a second: target_queue_size hardly holds anything back",
+    );
+    warn(
+        pool.launch_interval > Duration::ZERO && pool.launch_interval < config.check_interval,
+        "launch_interval is shorter than check_interval: launches cannot follow that fast",
+    );
+    warn(
+        pool.withdraw_after < config.check_interval,
+        "withdraw_after is shorter than check_interval: one empty look takes pending workers back",
+    );
+    warn(pool.weight != 1 && config.quota.is_none(), "weight changes nothing without a quota");
+    warn(
+        command.iter().any(|argument| holds_credentials(argument)),
+        "the command holds a url with credentials: every user of the machine can read it",
+    );
+    warnings
+}
+
+/// Whether it looks like `scheme://user:password@host`.
+fn holds_credentials(argument: &str) -> bool {
+    argument.split_once("://").is_some_and(|(_, rest)| rest.split('/').next().unwrap_or(rest).contains('@'))
+}
+
+/// An argument as people can read it.
+fn shown(argument: &str) -> String {
+    if holds_credentials(argument) {
+        return "[url with credentials]".to_owned();
+    }
+    let plain = !argument.is_empty() && !argument.contains(|c: char| c.is_whitespace() || c.is_control());
+    if plain { argument.to_owned() } else { format!("{argument:?}") }
+}
+
+const fn sentence(topic: &'static str, text: String) -> Sentence {
+    Sentence { topic, text }
+}
+
+fn workers(n: u32) -> String {
+    if n == 1 { "1 worker".to_owned() } else { format!("{n} workers") }
+}
+
+// === impl Explanation ===
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { instance, general, pools, warnings } = self;
+        writeln!(formatter, "instance {instance}")?;
+        lines(formatter, general, warnings)?;
+        for PoolExplanation { pool, queues, sentences, warnings } in pools {
+            writeln!(formatter, "\npool {pool}, queue {}", queues.join(", "))?;
+            lines(formatter, sentences, warnings)?;
+        }
+        Ok(())
+    }
+}
+
+fn lines(formatter: &mut fmt::Formatter<'_>, sentences: &[Sentence], warnings: &[String]) -> fmt::Result {
+    for Sentence { topic, text } in sentences {
+        writeln!(formatter, "  {topic:<12} {text}")?;
+    }
+    for warning in warnings {
+        writeln!(formatter, "  warning: {warning}")?;
+    }
+    Ok(())
+}
