@@ -15,6 +15,8 @@ use crate::{
 
 /// The environment variable in which `testbed` hands its brokers over: a JSON list of [`Broker`]s.
 pub const BROKERS: &str = "MAYFLY_TEST_BROKERS";
+/// The environment variable that asks for the full number of [`rounds`].
+pub const FULL: &str = "MAYFLY_TEST_FULL";
 /// No test runs longer than this.
 const TEST_LIMIT: Duration = Duration::from_mins(10);
 /// What mayfly may declare beside a queue of this name (DESIGN §7), deleted with it.
@@ -145,6 +147,12 @@ impl Drop for Bed {
             eprintln!("--- end of the log of {}:\n{}", self.release, self.broker.log_tail());
         }
     }
+}
+
+/// How often to do something of which a full run (`bin/test --full`) does `full`: in the gate a twentieth.
+#[must_use]
+pub fn rounds(full: usize) -> usize {
+    if std::env::var_os(FULL).is_some() { full } else { full.div_ceil(20) }
 }
 
 /// Runs a test body in a bed and cleans up after it, whether it fails or not.

@@ -151,6 +151,7 @@ fn configure(broker: &Broker) -> Result<()> {
         "listeners.tcp.1 = 127.0.0.1:{amqp}\n\
          management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n\
          prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {prometheus}\n\
+         log.connection.level = warning\n\
          disk_free_limit.absolute = 50MB\n"
     );
     let write = |name: &str, text: &str| {

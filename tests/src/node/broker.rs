@@ -60,15 +60,15 @@ pub struct QueueReport {
     /// Messages in flight.
     #[serde(rename = "messages_unacknowledged")]
     pub unacked: u64,
-    /// Registered consumers.
+    /// Registered consumers; a quorum queue also counts who holds a message by `basic.get`.
     pub consumers: u64,
 }
 
 /// A client connection as `rabbitmqctl` sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ConnectionReport {
-    /// The name that the client gave itself.
-    #[serde(rename = "user_provided_name", deserialize_with = "text_or_nothing")]
+    /// The name that the client gave itself, or nothing.
+    #[serde(rename = "client_properties", deserialize_with = "connection_name")]
     pub name: String,
     /// Its user.
     pub user: String,
@@ -146,7 +146,7 @@ impl Broker {
     /// # Errors
     /// As [`ctl`](Self::ctl).
     pub async fn connections(&self) -> Result<Vec<ConnectionReport>> {
-        self.list("list_connections", &["user_provided_name", "user", "state"]).await
+        self.list("list_connections", &["client_properties", "user", "state"]).await
     }
 
     /// Raises or clears the memory alarm: while raised, the broker blocks everybody who publishes.
@@ -236,8 +236,9 @@ impl Broker {
 /// Every node has its own port mapper, so they can all have one name.
 const NODE_NAME: &str = "mayfly@localhost";
 
-/// `rabbitmqctl` writes a missing name as an empty string or leaves an Erlang word.
-fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(value.as_str().unwrap_or_default().to_owned())
+/// Finds the name among a connection's client properties: `[["connection_name", "longstr", NAME], …]`.
+fn connection_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let properties: Vec<serde_json::Value> = Deserialize::deserialize(deserializer)?;
+    let name = properties.iter().find(|property| property[0] == "connection_name");
+    Ok(name.and_then(|property| property[2].as_str()).unwrap_or_default().to_owned())
 }

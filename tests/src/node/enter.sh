@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Runs a command where a RabbitMQ release is installed.
 # $1: root directory of the installation, or ""; $2: data directory; $3: yes in a private mount namespace.
 set -eu

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Installs RabbitMQ 4 (Debian trixie) into a root file system of its own. Runs as root in private pid and
 # mount namespaces. $1: the directory to make.
 set -euo pipefail

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Runs a command so that nothing of it can outlive the harness.
 # $1: a directory to remove when the harness is gone, or ""; the rest: the command.
 #
