@@ -36,18 +36,23 @@ Exit codes:
   0 idle, or asked to stop      64 bad usage      69 broker unreachable or lost
   70 starved, aborted, defect   78 refused by configuration (queue missing, no permission, handler can't start)";
 
+const EXEC_HELP: &str = "\
+Exit code of the command:
+  0         done
+  65        to the dead-letter queue
+  126, 127  it cannot be run: the message is given back, the worker ends with 78
+  others    and signals: to a retry queue; the last of --max-attempts to the dead-letter queue
+
+The command sees MAYFLY_MESSAGE_ID, MAYFLY_QUEUE, MAYFLY_ATTEMPT (1 at first), MAYFLY_REDELIVERED (0 or 1)
+and MAYFLY_CONTENT_TYPE, and no other variable named MAYFLY_... . What it leaves running in its process group
+is killed before the message is settled.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Sleep for each message: for demos and measurements.
     Sleep(SleepArgs),
     /// Run a command for each message, its body on standard input.
-    ///
-    /// Exit code 0: done. 65: to the dead-letter queue. 126, 127: the command cannot be run; the message is
-    /// given back and the worker ends with 78. Anything else, or a signal: to the retry queue, after
-    /// --max-attempts to the dead-letter queue.
-    ///
-    /// The command sees MAYFLY_MESSAGE_ID, MAYFLY_QUEUE, MAYFLY_ATTEMPT (1 at first), MAYFLY_REDELIVERED
-    /// (0 or 1) and MAYFLY_CONTENT_TYPE, and no other variable named MAYFLY_….
+    #[command(after_help = EXEC_HELP)]
     Exec(ExecArgs),
     /// Ask a worker on this machine whether it is ready: 0 yes, 75 not yet, 69 no answer.
     Ready(ReadyArgs),

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder;
-use mayfly_broker::{BrokerUrl, CALL_LIMIT, Connection, Error, Outgoing, Publisher};
+use mayfly_broker::{BatchReport, BrokerUrl, CALL_LIMIT, Connection, Error, Outgoing, Publisher, Receipt};
 use mayfly_service::backoff::backoff;
 use tokio::sync::Mutex;
 
@@ -27,6 +27,8 @@ struct Link {
 /// The pauses between tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A confirm that takes longer is told: probably the broker has blocked publishing (memory or disk alarm).
+const SLOW: Duration = Duration::from_secs(10);
 
 // === impl Forwarder ===
 
@@ -70,9 +72,18 @@ impl Forwarder {
             Some(link) => link,
             None => self.connect().await?,
         };
-        link.publisher.publish_one(message).await?;
+        let published = link.publish(message).await;
+        if let Some(error) = published.interrupted {
+            return Err(error);
+        }
         *slot = Some(link);
-        Ok(())
+        let (queue, message_id) = (message.queue.clone(), message.message_id.clone());
+        match published.receipts[..] {
+            [Some(Receipt::Confirmed)] => Ok(()),
+            [Some(Receipt::Unroutable)] => Err(Error::Unroutable { queue, message_id }),
+            [Some(Receipt::Nacked)] => Err(Error::Nacked { queue, message_id }),
+            _ => Err(Error::Lost { what: "publish", source: None }),
+        }
     }
 
     async fn connect(&self) -> Result<Link, Error> {
@@ -88,5 +99,20 @@ impl Forwarder {
         {
             tracing::debug!(error = crate::report::chain(&error), "publishing connection did not close");
         }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    async fn publish(&mut self, message: &Outgoing) -> BatchReport {
+        let publishing = self.publisher.publish_batch(std::slice::from_ref(message), Duration::MAX);
+        tokio::pin!(publishing);
+        if let Ok(published) = tokio::time::timeout(SLOW, &mut publishing).await {
+            return published;
+        }
+        // Given up, it would have to be published again, while the broker may still take the first one.
+        tracing::warn!(id = message.message_id, queue = message.queue, "broker is slow to take a message");
+        publishing.await
     }
 }

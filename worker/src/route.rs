@@ -51,3 +51,60 @@ fn bounded(reason: &str) -> String {
     line.truncate(line.floor_char_boundary(REASON_LIMIT));
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use lapin::{BasicProperties, message::Delivery, types::FieldTable};
+
+    use super::*;
+
+    const MAX: NonZeroU32 = NonZeroU32::new(3).unwrap();
+
+    fn begun(attempt: i64) -> Message {
+        let mut headers = FieldTable::default();
+        headers.insert(header::ATTEMPT.into(), lapin::types::AMQPValue::LongLongInt(attempt));
+        let mut delivery = Delivery::mock(1, "".into(), "q".into(), false, b"body".to_vec());
+        delivery.properties = BasicProperties::default().with_message_id("id".into()).with_headers(headers);
+        Message::from(delivery)
+    }
+
+    fn retry() -> Outcome {
+        Outcome::Retry { reason: "exit code 1".to_owned() }
+    }
+
+    fn routed(attempt: i64, outcome: Outcome) -> (Option<String>, Verdict) {
+        match route(&begun(attempt), outcome, MAX, &Topology::standard("q")) {
+            Route::Settle(verdict) => (None, verdict),
+            Route::Forward { message, verdict, .. } => {
+                assert_eq!((message.message_id.as_str(), &message.body[..]), ("id", &b"body"[..]));
+                (Some(message.queue), verdict)
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_message_climbs_the_ladder_until_its_attempts_are_used_up() {
+        assert_eq!(routed(0, retry()), (Some("q.retry.5s".to_owned()), Verdict::Retried));
+        assert_eq!(routed(1, retry()), (Some("q.retry.30s".to_owned()), Verdict::Retried));
+        assert_eq!(routed(2, retry()), (Some("q.dead".to_owned()), Verdict::DeadLettered));
+        assert_eq!(routed(i64::MAX, retry()), (Some("q.dead".to_owned()), Verdict::DeadLettered));
+    }
+
+    #[test]
+    fn what_can_never_succeed_is_dead_lettered_at_once() {
+        let hopeless = Outcome::DeadLetter { reason: "exit code 65".to_owned() };
+        assert_eq!(routed(0, hopeless), (Some("q.dead".to_owned()), Verdict::DeadLettered));
+    }
+
+    #[test]
+    fn what_is_done_or_interrupted_goes_nowhere_else() {
+        assert_eq!(routed(0, Outcome::Done), (None, Verdict::Done));
+        assert_eq!(routed(0, Outcome::Interrupted), (None, Verdict::Interrupted));
+    }
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length() {
+        let line = bounded(&"\u{1F980}\n".repeat(1000));
+        assert!(line.len() <= REASON_LIMIT && !line.contains('\n'));
+    }
+}

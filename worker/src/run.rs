@@ -209,8 +209,10 @@ fn tell(report: &ExitReport, code: ExitCode) {
     } = report;
     let reason = reason.as_str();
     let exit_code = code.code();
-    if let Some(detail) = detail {
-        tracing::error!(reason, exit_code, error = detail, "ends with an error");
+    match detail {
+        Some(error) if code == ExitCode::Ok => tracing::warn!(reason, error, "ends in spite of an error"),
+        Some(error) => tracing::error!(reason, exit_code, error, "ends with an error"),
+        None => {}
     }
     tracing::info!(
         reason,

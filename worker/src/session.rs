@@ -9,7 +9,7 @@ use std::{
 };
 
 use mayfly_broker::{CALL_LIMIT, Channel, Connection, Error, Intake, Message, QueueState, Taken};
-use mayfly_service::{Shutdown, crash::crash_point, deadline};
+use mayfly_service::{Shutdown, crash::crash_point, deadline, report::ExitReason};
 use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
@@ -187,7 +187,7 @@ impl<'a, H: Handler> Session<'a, H> {
             Command::Start { tag } => self.start(tag),
             Command::Ack(ack) => self.ack(ack).await?,
             Command::GiveBack { tag } => {
-                self.intake()?.give_back(tag).await?;
+                self.intake.as_ref().ok_or_else(already_closed)?.give_back(tag).await?;
                 self.settled(tag, Settled::GivenBack);
             }
             Command::AskDepth => return self.ask_depth().await.map(Some),
@@ -198,7 +198,13 @@ impl<'a, H: Handler> Session<'a, H> {
             Command::Interrupt => self.interrupt.end.cancel(),
             Command::Kill => self.kill().await,
             Command::Close => return self.close().await.map(Some),
-            Command::End(end) => self.ended = Some(end),
+            Command::End(end) => {
+                if end == End::Exit(ExitReason::Starved) {
+                    let why = "messages wait, but none is delivered to this worker (single active consumer?)";
+                    self.detail.get_or_insert_with(|| why.to_owned());
+                }
+                self.ended = Some(end);
+            }
         }
         Ok(None)
     }
@@ -213,7 +219,7 @@ impl<'a, H: Handler> Session<'a, H> {
 
     async fn ack(&mut self, ack: Ack) -> Result<(), Error> {
         crash_point("before-ack");
-        self.intake()?.ack(ack.tag, ack.multiple).await?;
+        self.intake.as_ref().ok_or_else(already_closed)?.ack(ack.tag, ack.multiple).await?;
         for (tag, settled) in ack.covers {
             self.settled(tag, settled);
         }
@@ -269,10 +275,6 @@ impl<'a, H: Handler> Session<'a, H> {
             tracing::debug!(error = chain(&error), "connection did not close after its channel had");
         }
         Ok(Event::Closed)
-    }
-
-    fn intake(&self) -> Result<&Intake, Error> {
-        self.intake.as_ref().ok_or_else(already_closed)
     }
 }
 

@@ -118,10 +118,10 @@ impl Handler for Exec {
         let cannot_start = |error: std::io::Error| CannotStart {
             reason: format!("{}: {error}", self.command.to_string_lossy()),
         };
-        let (group, stdio) = Group::spawn(self.command(message)).map_err(cannot_start)?;
+        let (group, pipes) = Group::spawn(self.command(message)).map_err(cannot_start)?;
         let id = message.id().unwrap_or_default();
         let pump = async {
-            let (stdin, stdout, stderr) = stdio;
+            let (stdin, stdout, stderr) = pipes;
             let ((), (), last) =
                 tokio::join!(feed(stdin, &message.body), log_stdout(stdout, id), log_stderr(stderr, id));
             last

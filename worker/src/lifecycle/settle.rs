@@ -99,8 +99,12 @@ mod tests {
 
     fn outstanding(tags: std::ops::RangeInclusive<u64>, done: &[u64]) -> Outstanding {
         let mut outstanding = Outstanding::default();
-        tags.for_each(|tag| outstanding.delivered(tag));
-        done.iter().for_each(|&tag| outstanding.settled(tag, Settled::Done, NOW));
+        for tag in tags {
+            outstanding.delivered(tag);
+        }
+        for &tag in done {
+            outstanding.settled(tag, Settled::Done, NOW);
+        }
         outstanding
     }
 

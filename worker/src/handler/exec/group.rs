@@ -39,10 +39,10 @@ impl Group {
     pub(super) fn spawn(mut command: Command) -> io::Result<(Self, (ChildStdin, ChildStdout, ChildStderr))> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let mut child = command.process_group(0).spawn()?;
-        let stdio = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         match Self::watch(child) {
             Ok(group) => {
-                let (Some(stdin), Some(stdout), Some(stderr)) = stdio else {
+                let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
                     return Err(io::Error::other("a standard stream is not a pipe"));
                 };
                 let pipes = (
@@ -64,7 +64,7 @@ impl Group {
         let leader = Pid::from_child(&child);
         let pidfd = rustix::process::pidfd_open(leader, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
-            .and_then(|fd| register(fd));
+            .and_then(register);
         match pidfd {
             Ok(pidfd) => Ok(Self { child, leader, pidfd, reaped: false }),
             Err(error) => Err((child, error)),

@@ -1,0 +1,249 @@
+//! All orders of events, against a model of broker and handlers that notices every broken promise.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Something that broker, handlers, people or time do next.
+#[derive(Debug, Clone)]
+enum Move {
+    Deliver,
+    Finish(usize, Verdict),
+    Wait(u64),
+    AnswerDepth(u64),
+    Drain,
+    Close,
+    Stop,
+    Abort,
+    Lose,
+}
+
+fn moves() -> impl Strategy<Value = Move> {
+    let verdict = prop_oneof![
+        6 => Just(Verdict::Done),
+        1 => Just(Verdict::Retried),
+        1 => Just(Verdict::DeadLettered),
+        1 => Just(Verdict::Interrupted),
+        1 => Just(Verdict::Unfit(ExitReason::HandlerUnavailable)),
+    ];
+    prop_oneof![
+        30 => Just(Move::Deliver),
+        30 => (any::<usize>(), verdict).prop_map(|(index, verdict)| Move::Finish(index, verdict)),
+        20 => prop_oneof![0..15_u64, 0..70_000_u64].prop_map(Move::Wait),
+        10 => (0..2_u64).prop_map(Move::AnswerDepth),
+        8 => Just(Move::Drain),
+        8 => Just(Move::Close),
+        2 => Just(Move::Stop),
+        1 => Just(Move::Abort),
+        1 => Just(Move::Lose),
+    ]
+}
+
+/// How far a delivery is, as the broker and the handlers know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Waiting,
+    Working,
+    Finished(Verdict),
+    Acked,
+    GivenBack,
+    Lost,
+}
+
+/// A broker and handlers that notice every broken promise.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts that any order of events may set")]
+struct Model {
+    worker: Lifecycle,
+    rules: Rules,
+    now: Duration,
+    fates: BTreeMap<u64, Fate>,
+    cancelled: bool,
+    drained: bool,
+    depth_asked: bool,
+    closing: bool,
+    killed: bool,
+    lost: bool,
+    ended: Option<End>,
+}
+
+impl Model {
+    fn new(rules: Rules) -> Self {
+        Self {
+            worker: Lifecycle::new(rules, Tally::default(), START),
+            rules,
+            now: START,
+            fates: BTreeMap::new(),
+            cancelled: false,
+            drained: false,
+            depth_asked: false,
+            closing: false,
+            killed: false,
+            lost: false,
+            ended: None,
+        }
+    }
+
+    fn with(&self, wanted: impl Fn(Fate) -> bool) -> Vec<u64> {
+        self.fates.iter().filter(|(_, fate)| wanted(**fate)).map(|(tag, _)| *tag).collect()
+    }
+
+    fn unsettled(&self) -> Vec<u64> {
+        self.with(|fate| matches!(fate, Fate::Waiting | Fate::Working | Fate::Finished(_)))
+    }
+
+    /// The event that `step` amounts to here, if it can happen at all.
+    fn event(&mut self, step: &Move) -> Option<Event> {
+        match *step {
+            Move::Deliver => {
+                let may = !self.drained
+                    && !self.closing
+                    && self.unsettled().len() < usize::from(self.rules.prefetch);
+                let tag = self.fates.len() as u64 + 1;
+                may.then(|| {
+                    self.fates.insert(tag, Fate::Waiting);
+                    Event::Delivered { tag }
+                })
+            }
+            Move::Finish(index, verdict) => {
+                let working = self.with(|fate| fate == Fate::Working);
+                let tag = *working.get(index.checked_rem(working.len())?)?;
+                self.fates.insert(tag, Fate::Finished(verdict));
+                Some(finished(tag, verdict))
+            }
+            Move::Wait(ms) => {
+                self.now += Duration::from_millis(ms);
+                Some(Event::Tick)
+            }
+            Move::AnswerDepth(ready) => {
+                std::mem::take(&mut self.depth_asked).then_some(Event::Depth { ready })
+            }
+            Move::Drain => (self.cancelled && !self.drained).then(|| {
+                self.drained = true;
+                Event::Drained
+            }),
+            Move::Close => self.closing.then_some(Event::Closed),
+            Move::Stop => Some(Event::Stop),
+            Move::Abort => Some(Event::Abort),
+            Move::Lose => {
+                self.lost = true;
+                Some(Event::Lost)
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Move) {
+        if self.ended.is_none()
+            && let Some(event) = self.event(step)
+        {
+            for command in self.worker.handle(event, self.now) {
+                assert_eq!(self.ended, None, "{command:?} after the end");
+                self.obey(command);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Start { tag } => {
+                assert_eq!(self.fates.insert(tag, Fate::Working), Some(Fate::Waiting), "{tag}");
+                assert!(self.with(|fate| fate == Fate::Working).len() <= self.rules.concurrency);
+            }
+            Command::Ack(ack) => self.acked(&ack),
+            Command::GiveBack { tag } => {
+                let before = self.fates.insert(tag, Fate::GivenBack);
+                let ended = matches!(
+                    before,
+                    Some(Fate::Waiting | Fate::Finished(Verdict::Interrupted | Verdict::Unfit(_)))
+                );
+                assert!(ended, "gave back {tag}, which was {before:?}");
+                assert!(self.drained || before == Some(Fate::Finished(Verdict::Interrupted)));
+            }
+            Command::AskDepth => {
+                assert!(self.unsettled().is_empty() && !self.depth_asked && !self.cancelled);
+                self.depth_asked = true;
+            }
+            Command::Cancel => assert!(!std::mem::replace(&mut self.cancelled, true), "cancelled twice"),
+            Command::Interrupt => assert!(self.cancelled),
+            Command::Kill => {
+                self.killed = true;
+                for tag in self.unsettled() {
+                    self.fates.insert(tag, Fate::Lost);
+                }
+            }
+            Command::Close => {
+                assert!(self.drained && self.unsettled().is_empty(), "{:?}", self.fates);
+                assert!(!std::mem::replace(&mut self.closing, true), "closed twice");
+            }
+            Command::End(end) => self.end(end),
+        }
+    }
+
+    fn acked(&mut self, ack: &Ack) {
+        let covered: Vec<u64> = ack.covers.iter().map(|(tag, _)| *tag).collect();
+        let at_the_broker: Vec<u64> = if ack.multiple {
+            self.unsettled().into_iter().filter(|tag| *tag <= ack.tag).collect()
+        } else {
+            vec![ack.tag]
+        };
+        assert_eq!(at_the_broker, covered, "the broker settles something else than we think");
+        for &(tag, settled) in &ack.covers {
+            let meaning = match self.fates.insert(tag, Fate::Acked) {
+                Some(Fate::Finished(Verdict::Done)) => Settled::Done,
+                Some(Fate::Finished(Verdict::Retried)) => Settled::Retried,
+                Some(Fate::Finished(Verdict::DeadLettered)) => Settled::DeadLettered,
+                other => panic!("acked {tag}, which was {other:?}"),
+            };
+            assert_eq!(settled, meaning);
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        assert_eq!(self.unsettled(), [] as [u64; 0], "ended with messages in flight");
+        match end {
+            End::Exit(ExitReason::Idle) => assert!(self.closing && !self.lost),
+            End::Exit(ExitReason::Aborted) | End::Reconnect => assert!(self.killed),
+            End::Exit(_) => assert!(self.closing || self.killed),
+        }
+        let tally = self.worker.tally();
+        let fates = tally.done + tally.retried + tally.dead_lettered + tally.given_back;
+        assert_eq!(fates, self.fates.len() as u64, "every message has exactly one fate");
+        assert_eq!(tally.messages, fates);
+        let acked = self.with(|fate| fate == Fate::Acked).len() as u64;
+        let certain = tally.done + tally.retried + tally.dead_lettered;
+        assert!(certain <= acked, "{certain} certain, {acked} acked");
+        assert!(self.killed || certain == acked);
+        self.ended = Some(end);
+    }
+
+    /// From any state: handlers come to their end, the broker answers, time passes.
+    fn run_out(&mut self) {
+        for _ in 0..200 {
+            for step in [Move::Finish(0, Verdict::Done), Move::AnswerDepth(0), Move::Drain, Move::Close] {
+                self.step(&step);
+            }
+            self.now = self.worker.wake_at().map_or(self.now, |at| at.max(self.now));
+            self.step(&Move::Wait(0));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_message_is_dropped_and_the_worker_ends(
+        concurrency in 1..4_usize,
+        spare in 0..4_u16,
+        steps in prop::collection::vec(moves(), 0..200),
+    ) {
+        let prefetch = u16::try_from(concurrency).unwrap() + spare;
+        let mut model = Model::new(Rules { concurrency, prefetch, ..RULES });
+        for step in &steps {
+            model.step(step);
+        }
+        model.run_out();
+        prop_assert!(model.ended.is_some(), "still alive: {:?}", model.worker);
+    }
+}
