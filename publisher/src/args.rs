@@ -63,7 +63,7 @@ pub(crate) struct PublishArgs {
     #[arg(value_parser = short)]
     pub(crate) queue: String,
     /// The bodies of the messages, one message each.
-    #[arg(value_name = "BODY", required_unless_present_any = ["count", "stdin"], conflicts_with_all = ["count", "stdin"])]
+    #[arg(value_name = "BODY", conflicts_with_all = ["count", "stdin"])]
     pub(crate) bodies: Vec<String>,
     /// Publish this many messages with the bodies `message 1`, `message 2`, …
     #[arg(long, value_name = "N", conflicts_with = "stdin")]
@@ -220,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_source_of_messages_is_wanted() {
-        for words in ["p publish q", "p publish q body --count 3", "p publish q --count 3 --stdin lines"] {
+    fn two_sources_of_messages_are_refused() {
+        for words in ["p publish q body --count 3", "p publish q --count 3 --stdin lines"] {
             Args::try_parse_from(words.split(' ')).unwrap_err();
         }
         for words in ["p publish q body body", "p publish q --count 3", "p publish q --stdin json"] {

@@ -5,7 +5,7 @@ use mayfly_broker::{BrokerArgs, CALL_LIMIT, Connection, Declared, Header, QueueS
 use crate::{
     args::{DeclareArgs, Output},
     failure::Failure,
-    output,
+    output, url,
 };
 
 /// What became of one queue of the topology.
@@ -25,7 +25,7 @@ pub(crate) async fn declare(args: DeclareArgs, broker: &BrokerArgs) -> Result<()
     let rows = if dry_run {
         topology.queues().into_iter().map(|spec| (spec, State::Planned)).collect()
     } else {
-        let connection = Connection::open(&broker.load()?, "mayfly-publisher", CALL_LIMIT).await?;
+        let connection = Connection::open(&url(broker)?, "mayfly-publisher", CALL_LIMIT).await?;
         let declared = topology.declare_each(&connection).await?;
         connection.close().await?;
         declared.into_iter().map(|(spec, declared)| (spec, State::Known(declared))).collect::<Vec<_>>()

@@ -47,8 +47,10 @@ pub(crate) struct Delivery {
     pub(crate) tally: Tally,
     /// Taken from the source and not settled.
     pub(crate) pending: Vec<Outgoing>,
-    /// What is pending may have been sent before.
+    /// What is pending was sent before.
     again: bool,
+    /// The broker may have some of what is pending, without having told.
+    pub(crate) uncertain: bool,
     session: Option<Session>,
     trouble: Option<Trouble>,
 }
@@ -97,8 +99,22 @@ impl Delivery {
         shutdown: Shutdown,
     ) -> Result<Self, Failure> {
         let session = Some(Session::open(&url, limits.window).await?);
-        let (tally, pending, again, trouble) = (Tally::default(), Vec::new(), false, None);
-        Ok(Self { url, limits, source, progress, ids, shutdown, tally, pending, again, session, trouble })
+        let (tally, pending, trouble) = (Tally::default(), Vec::new(), None);
+        let (again, uncertain) = (false, false);
+        Ok(Self {
+            url,
+            limits,
+            source,
+            progress,
+            ids,
+            shutdown,
+            tally,
+            pending,
+            again,
+            uncertain,
+            session,
+            trouble,
+        })
     }
 
     /// Publishes until the source ends, we are asked to stop, or it cannot go on.
@@ -138,10 +154,14 @@ impl Delivery {
             if self.pending.is_empty() {
                 return Ok(false);
             }
-            self.again = false;
+            (self.again, self.uncertain) = (false, false);
         }
         if self.session.is_none() {
-            match Session::open(&self.url, self.limits.window).await {
+            let opened = tokio::select! {
+                opened = Session::open(&self.url, self.limits.window) => opened,
+                () = stop.cancelled() => return Ok(false),
+            };
+            match opened {
                 Ok(session) => {
                     self.session = Some(session);
                     self.tally.reconnects += 1;
@@ -154,7 +174,17 @@ impl Delivery {
             self.tally.sent_again += self.pending.len() as u64;
         }
         self.again = true;
-        let Some(BatchReport { receipts, interrupted }) = self.publish().await else { return Ok(false) };
+        let Some(report) = self.publish().await else {
+            self.uncertain = true;
+            return Ok(false);
+        };
+        self.settle(report).await
+    }
+
+    /// Enters what became of the batch, and waits a while if it met with trouble.
+    async fn settle(&mut self, report: BatchReport) -> Result<bool, Failure> {
+        let BatchReport { receipts, interrupted } = report;
+        self.uncertain |= interrupted.is_some();
         let before = self.pending.len();
         let settled = self.tally.settle(std::mem::take(&mut self.pending), &receipts);
         self.pending = settled.rest;

@@ -85,13 +85,11 @@ fn next_step(error: &BrokerError) -> Option<String> {
             "arguments of a queue cannot be changed: declare it as it is (--type, --retry), or empty and delete it first"
         }
         BrokerError::Blocked { .. } => "free memory or disk at the broker, then publish the rest",
+        BrokerError::Nacked { .. } => "let workers drain it or raise its length limit, then publish the rest",
         BrokerError::Refused { .. } => {
             "the broker's limits decide (max_message_size); publish smaller messages"
         }
-        BrokerError::Lost { .. }
-        | BrokerError::Nacked { .. }
-        | BrokerError::Unroutable { .. }
-        | BrokerError::NameTooLong { .. } => {
+        BrokerError::Lost { .. } | BrokerError::Unroutable { .. } | BrokerError::NameTooLong { .. } => {
             return None;
         }
     };

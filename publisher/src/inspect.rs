@@ -8,7 +8,7 @@ use mayfly_service::ExitCode;
 use crate::{
     args::{InspectArgs, Output},
     failure::{Failure, chain},
-    output,
+    output, url,
 };
 
 /// What is known about a queue. Nothing unknown has a number.
@@ -23,7 +23,7 @@ enum Seen {
 /// Reads the depth of each queue.
 pub(crate) async fn inspect(args: InspectArgs, broker: &BrokerArgs) -> Result<(), Failure> {
     let InspectArgs { queues, output: format } = args;
-    let connection = Connection::open(&broker.load()?, "mayfly-publisher", CALL_LIMIT).await?;
+    let connection = Connection::open(&url(broker)?, "mayfly-publisher", CALL_LIMIT).await?;
     let mut rows = Vec::with_capacity(queues.len());
     for queue in queues {
         let seen = Seen::from(look(&connection, &queue).await);

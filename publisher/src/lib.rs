@@ -14,9 +14,13 @@ mod tally;
 pub use args::Args;
 
 use clap::CommandFactory;
+use mayfly_broker::{BadUrl, BrokerArgs, BrokerUrl};
 use mayfly_service::{ExitCode, Shutdown};
 
 use crate::{args::Command, failure::Failure};
+
+/// Bytes per frame: lapin keeps 64 of them, and small messages need no more.
+const FRAME_MAX: u32 = 16_384;
 
 /// Runs one command. Results go to standard output, everything else to standard error.
 pub async fn run(args: Args, shutdown: Shutdown) -> ExitCode {
@@ -41,4 +45,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> ExitCode {
             failure.code
         }
     }
+}
+
+fn url(broker: &BrokerArgs) -> Result<BrokerUrl, BadUrl> {
+    Ok(broker.load()?.with_default_frame_max(FRAME_MAX))
 }

@@ -12,10 +12,8 @@ use crate::{
     output,
     progress::Progress,
     tally::{Ending, Ids, messages},
+    url,
 };
-
-/// Bytes per frame: lapin keeps 64 of them, and small messages need no more.
-const FRAME_MAX: u32 = 16_384;
 
 /// Publishes, then tells what became of the messages.
 pub(crate) async fn publish(
@@ -23,7 +21,11 @@ pub(crate) async fn publish(
     broker: &BrokerArgs,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
-    let url = broker.load()?.with_default_frame_max(FRAME_MAX);
+    if args.bodies.is_empty() && args.count.is_none() && args.stdin.is_none() {
+        return Err(Failure::new(ExitCode::Usage, "nothing to publish")
+            .with_next("give bodies as arguments, --count N, or --stdin lines|json"));
+    }
+    let url = url(broker)?;
     let source = tokio::select! {
         source = Source::open(&args) => source?,
         () = shutdown.stop.cancelled() => {
@@ -39,7 +41,7 @@ pub(crate) async fn publish(
     let mut delivery = Delivery::begin(url, limits, source, progress, ids, shutdown).await?;
     let end = delivery.run().await;
 
-    let Delivery { tally, pending, source, .. } = delivery;
+    let Delivery { tally, pending, uncertain, source, .. } = delivery;
     let ending =
         Ending { not_confirmed: pending.len() as u64, not_sent: source.left(), took: begun.elapsed() };
     let summary = match format {
@@ -49,7 +51,8 @@ pub(crate) async fn publish(
     output::print(summary.as_bytes())?;
     if !pending.is_empty() {
         let ids: Ids = pending.into_iter().map(|message| message.message_id).collect();
-        eprintln!("not confirmed, so the broker may or may not have them: {ids}");
+        let why = if uncertain { "the broker may have some of them" } else { "the broker refused them" };
+        eprintln!("not confirmed; {why}: {ids}");
     }
     let refusal = tally.refusal();
     match (end, refusal) {
