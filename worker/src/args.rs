@@ -17,9 +17,9 @@ use mayfly_service::{contract, log::LogArgs};
 #[derive(Debug, Parser)]
 #[command(name = "mayfly-worker", version, propagate_version = true, after_help = EXAMPLES)]
 pub struct Cli {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Logging")]
     pub(crate) log: LogArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Broker")]
     pub(crate) broker: BrokerArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -27,25 +27,34 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly-worker exec --queue documents -- ./parse --fast    one command per message, body on its stdin
-  mayfly-worker exec --queue documents --concurrency 4 --timeout 5m -- python3 parse.py
-  mayfly-worker sleep --queue demo --for 1s                 pretend to work
-  mayfly-worker ready --admin-listen 127.0.0.1:8080         for an exec readiness probe
+  mayfly-worker exec --queue documents -- ./parse --fast
+        run a command per message, its body on standard input
+  mayfly-worker exec --queue documents --concurrency 4 --timeout 5m -- ./parse
+  mayfly-worker sleep --queue demo --for 1s
+        only pretend to work
+  mayfly-worker ready --admin-listen 127.0.0.1:8080
+        for an exec readiness probe
 
 Exit codes:
-  0 idle, or asked to stop      64 bad usage      69 broker unreachable or lost
-  70 starved, aborted, defect   78 refused by configuration (queue missing, no permission, handler can't start)";
+  0   idle, or asked to stop
+  64  bad usage
+  69  broker unreachable at start, or lost for too long
+  70  starved (messages wait, none is delivered), aborted, or a defect
+  78  refused by configuration: a queue is missing, no permission, wrong
+      password, or the handler cannot start";
 
 const EXEC_HELP: &str = "\
 Exit code of the command:
   0         done
   65        to the dead-letter queue
-  126, 127  it cannot be run: the message is given back, the worker ends with 78
-  others    and signals: to a retry queue; the last of --max-attempts to the dead-letter queue
+  126, 127  it cannot be run: the message is given back, the worker ends (78)
+  others    and signals: to a retry queue, and after the last of
+            --max-attempts to the dead-letter queue
 
-The command sees MAYFLY_MESSAGE_ID, MAYFLY_QUEUE, MAYFLY_ATTEMPT (1 at first), MAYFLY_REDELIVERED (0 or 1)
-and MAYFLY_CONTENT_TYPE, and no other variable named MAYFLY_... . What it leaves running in its process group
-is killed before the message is settled.";
+The command sees MAYFLY_MESSAGE_ID, MAYFLY_QUEUE, MAYFLY_ATTEMPT (1 at first),
+MAYFLY_REDELIVERED (0 or 1) and MAYFLY_CONTENT_TYPE, and no other variable
+whose name begins with MAYFLY_. What it leaves running in its process group is
+killed before the message is settled.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

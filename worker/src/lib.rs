@@ -1,7 +1,23 @@
 //! mayfly's worker: takes messages from a queue, works on them, acknowledges each only after it is done, and
 //! ends by itself when the queue stays idle.
 //!
-//! The binary runs a command per message. For work in Rust, implement [`Handler`] and call [`work`].
+//! The binary runs a command per message. For work in Rust, implement [`Handler`] and call [`work`]:
+//!
+//! ```
+//! use mayfly_worker::{CannotStart, Handler, Interrupt, Message, Outcome};
+//!
+//! struct Count;
+//!
+//! impl Handler for Count {
+//!     async fn handle(&self, message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
+//!         match std::str::from_utf8(&message.body) {
+//!             Ok(text) => println!("{} words", text.split_whitespace().count()),
+//!             Err(error) => return Ok(Outcome::DeadLetter { reason: error.to_string() }),
+//!         }
+//!         Ok(Outcome::Done)
+//!     }
+//! }
+//! ```
 //!
 //! # Exit codes
 //! | code | reasons |
@@ -41,6 +57,8 @@ mod work;
 
 pub use args::Cli;
 pub use handler::{CannotStart, Exec, Handler, Interrupt, Outcome, Sleep};
+pub use mayfly_broker::{BrokerUrl, Message};
+pub use mayfly_service::{Shutdown, report::ExitReport};
 pub use options::{BadOptions, Options};
 pub use report::exit_code;
 pub use run::{parse, run};
