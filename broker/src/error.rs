@@ -226,3 +226,69 @@ impl fmt::Display for Cause {
 }
 
 impl std::error::Error for Cause {}
+
+#[cfg(test)]
+mod tests {
+    use lapin::{
+        ErrorKind,
+        protocol::{AMQPError, AMQPErrorKind, AMQPHardError, AMQPSoftError},
+    };
+
+    use super::*;
+
+    fn soft(kind: AMQPSoftError) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(AMQPErrorKind::Soft(kind), "told".into())).into()
+    }
+
+    fn hard(kind: AMQPHardError, text: &str) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(AMQPErrorKind::Hard(kind), text.into())).into()
+    }
+
+    fn io() -> lapin::Error {
+        std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into()
+    }
+
+    #[test]
+    fn a_refused_login_is_told_from_a_broker_that_is_away_or_full() {
+        let url: BrokerUrl = "amqp://u:p@h/jobs".parse().unwrap();
+        let connect = |error| Error::connect(&url, error);
+        assert!(matches!(connect(soft(AMQPSoftError::ACCESSREFUSED)), Error::AccessRefused { .. }));
+        let missing = hard(AMQPHardError::NOTALLOWED, "NOT_ALLOWED - vhost jobs not found");
+        assert!(matches!(connect(missing), Error::AccessRefused { .. }));
+        let full = hard(AMQPHardError::NOTALLOWED, "NOT_ALLOWED - connection limit (1) is reached");
+        assert!(matches!(connect(full), Error::Unreachable { .. }));
+        let starting = hard(AMQPHardError::INTERNALERROR, "INTERNAL_ERROR - vhost is down");
+        assert!(matches!(connect(starting), Error::Unreachable { .. }));
+        assert!(matches!(connect(io()), Error::Unreachable { .. }));
+    }
+
+    #[test]
+    fn what_the_broker_says_about_a_queue_is_told_apart() {
+        let queue = |error| Error::queue("q", "declare queue", error);
+        assert!(matches!(queue(soft(AMQPSoftError::NOTFOUND)), Error::QueueMissing { .. }));
+        assert!(matches!(queue(soft(AMQPSoftError::ACCESSREFUSED)), Error::Forbidden { .. }));
+        assert!(matches!(queue(soft(AMQPSoftError::RESOURCELOCKED)), Error::Forbidden { .. }));
+        assert!(matches!(queue(soft(AMQPSoftError::PRECONDITIONFAILED)), Error::Conflict { .. }));
+        assert!(matches!(queue(hard(AMQPHardError::CONNECTIONFORCED, "")), Error::Lost { .. }));
+        assert!(matches!(queue(io()), Error::Lost { .. }));
+    }
+
+    /// To try such a message again would never end.
+    #[test]
+    fn a_message_that_the_broker_refuses_as_such_is_not_transient() {
+        let publish = |error| Error::publish("q", error);
+        assert!(!publish(soft(AMQPSoftError::PRECONDITIONFAILED)).is_transient());
+        assert!(!publish(soft(AMQPSoftError::CONTENTTOOLARGE)).is_transient());
+        assert!(!publish(soft(AMQPSoftError::ACCESSREFUSED)).is_transient());
+        assert!(publish(hard(AMQPHardError::CONNECTIONFORCED, "")).is_transient());
+        assert!(publish(soft(AMQPSoftError::NOTFOUND)).is_transient());
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = Error::queue("q", "declare queue", soft(AMQPSoftError::PRECONDITIONFAILED));
+        let source = std::error::Error::source(&error).unwrap();
+        assert_eq!(source.to_string(), "told");
+        assert!(source.source().is_none());
+    }
+}
