@@ -3,6 +3,7 @@
 mod args;
 mod declare;
 mod delivery;
+mod draft;
 mod failure;
 mod input;
 mod inspect;
