@@ -27,6 +27,8 @@ use self::{
 const FRAME: Duration = Duration::from_millis(250);
 /// Nothing done, nobody started or ended for this long (beyond the work and the start delay): given up.
 const STANDSTILL: Duration = Duration::from_secs(90);
+/// So many failed workers, with nothing done, are enough.
+const HOPELESS: usize = 2;
 /// The exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -99,7 +101,10 @@ async fn demo(args: &Args) -> Result<ExitCode> {
     };
     let result = match played {
         Ok(scene) => Summary::of(args, &scene, &stage).await,
-        Err(error) => Err(error.context(stage.logs())),
+        Err(error) => {
+            screen.say(&stage.logs());
+            Err(error)
+        }
     };
     if let Ok(summary) = &result {
         screen.say(&summary.to_string());
@@ -125,6 +130,9 @@ async fn play(args: &Args, stage: &Stage, screen: &mut Screen) -> Result<Scene> 
         screen.draw(&scene);
         if scene.act() == Act::Over {
             return Ok(scene);
+        }
+        if scene.done.is_empty() && scene.failed() >= HOPELESS {
+            bail!("{} workers failed and nothing was done", scene.failed());
         }
         if scene.progress() != moved.0 {
             moved = (scene.progress(), Instant::now());

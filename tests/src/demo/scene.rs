@@ -124,6 +124,11 @@ impl Scene {
         (self.done.len(), self.workers.len(), ended)
     }
 
+    /// Workers that ended with an error.
+    pub(crate) fn failed(&self) -> usize {
+        self.workers.values().filter(|worker| worker.exit_code.is_some_and(|code| code != 0)).count()
+    }
+
     pub(crate) fn decision(&self) -> &str {
         self.page["text"].as_str().unwrap_or("none yet")
     }

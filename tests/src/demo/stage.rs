@@ -70,9 +70,9 @@ impl Stage {
         let admin = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut stage = Self { node, url, queue, directory, scaler: None, admin, programs };
         if let Err(error) = stage.build_up(args, screen).await {
-            let logs = stage.logs();
+            screen.say(&stage.logs());
             stage.strike().await?;
-            return Err(error.context(logs));
+            return Err(error);
         }
         Ok(stage)
     }
@@ -204,7 +204,7 @@ impl Stage {
             let lines: Vec<_> = text.lines().skip(skipped).collect();
             format!("--- end of {}:\n{}\n", path.display(), lines.join("\n"))
         };
-        files.iter().map(tail).collect::<String>() + "---"
+        files.iter().map(tail).collect()
     }
 
     /// What one can do while everything is kept.

@@ -4,12 +4,12 @@ use std::fmt;
 
 use anyhow::Result;
 use console::style;
-use mayfly_tests::{eventually, ids};
+use mayfly_tests::{eventually, ids, node::QueueReport};
 
 use crate::{Args, scene::Scene, stage::Stage};
 
-/// How long the broker may take to notice that a connection has ended.
-const SETTLE_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How long the broker may take to notice that consumers and connections have ended.
+const SETTLE_LIMIT: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// One thing that was checked, or that is told.
 struct Line {
@@ -64,8 +64,15 @@ impl Summary {
 
     async fn broker(&mut self, stage: &Stage) -> Result<()> {
         let Some(broker) = stage.own_broker() else { return self.foreign_broker(stage).await };
-        let queues = broker.queues().await?;
-        let sum = |count: fn(&mayfly_tests::node::QueueReport) -> u64| queues.iter().map(count).sum::<u64>();
+        // A quorum queue's figures follow at its next tick, 5 s later at most.
+        let mut queues = Vec::new();
+        let quiet = eventually("nothing is left in the queues", SETTLE_LIMIT, async || {
+            queues = broker.queues().await?;
+            Ok(queues.iter().all(|queue| queue.ready + queue.unacked + queue.consumers == 0).then_some(()))
+        });
+        // What is not so is shown figure by figure.
+        let _ = quiet.await;
+        let sum = |count: fn(&QueueReport) -> u64| queues.iter().map(count).sum::<u64>();
         let (ready, unacked, consumers) =
             (sum(|queue| queue.ready), sum(|queue| queue.unacked), sum(|queue| queue.consumers));
         self.check("ready", format!("{ready} in {} queues", queues.len()), ready == 0);

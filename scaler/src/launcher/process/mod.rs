@@ -11,6 +11,7 @@ mod worker_file;
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     process::Stdio,
@@ -105,6 +106,9 @@ impl ProcessLauncher {
         let path = self.files.path(&plan.name);
         let log = fs::OpenOptions::new().create(true).append(true).open(self.files.log_path(&plan.name))?;
         let mut worker = Command::new(program);
+        for (setting, _) in std::env::vars_os().filter(|(name, _)| is_own_setting(name)) {
+            worker.env_remove(setting);
+        }
         worker
             .args(arguments)
             .envs(env)
@@ -204,6 +208,13 @@ impl Launcher for ProcessLauncher {
         // Reading a directory costs next to nothing.
         Cadence { busy: Duration::from_millis(250), idle: Duration::from_secs(1) }
     }
+}
+
+/// Whether an environment variable sets up the scaler itself, so that a worker must not take it for its own
+/// (the admin server's address, say). Where the broker is concerns both.
+fn is_own_setting(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("MAYFLY_") && !name.starts_with("MAYFLY_BROKER_URL")
 }
 
 /// The files of a launcher's directory that people may look at.
