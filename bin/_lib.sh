@@ -73,9 +73,11 @@ need_rabbitmq() {
             printf '#!/bin/sh\n%s\nexit 101\n' "$mark" | as_root tee "$policy" >/dev/null
             as_root chmod 755 "$policy"
         fi
+        units=(rabbitmq-server.service)
+        has epmd || units+=(epmd.service epmd.socket)
         install_packages rabbitmq-server
-        # The package would start it at the next boot.
-        if has systemctl; then as_root systemctl --quiet disable rabbitmq-server >&2 || true; fi
+        # The packages would start them at the next boot.
+        if has systemctl; then as_root systemctl --quiet disable "${units[@]}" >&2 || true; fi
     )
     has_rabbitmq || fail "rabbitmq-server is still missing"
 }

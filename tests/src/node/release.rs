@@ -1,9 +1,9 @@
 //! Where the RabbitMQ releases that we test on are installed.
 
 use std::{
+    ffi::OsStr,
     fmt,
     path::{Path, PathBuf},
-    process::Stdio,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -58,25 +58,25 @@ impl Release {
         Ok(Installation { scripts: Path::new("/").join(scripts.strip_prefix(base)?), root })
     }
 
-    /// Makes the release available: builds the root file system where it is missing. Half of it never stays:
-    /// an interrupted build leaves a directory that the next one removes.
+    /// Makes the release available: builds the root file system where it is missing, under another name
+    /// until it is complete. Of an interrupted build nothing stays.
     ///
     /// # Errors
     /// When it cannot be had here; the text says what is missing.
     pub async fn ensure(self) -> Result<()> {
-        if self == Self::Packaged || self.installation().is_ok() {
+        let root = rootfs()?;
+        if self == Self::Packaged || root.exists() || !Isolation::here().is_private() {
             return self.installation().map(drop);
         }
-        let root = rootfs()?;
         ensure!(
             Isolation::here() == Isolation::Root,
             "RabbitMQ 4 is not in {}: run `testbed fetch` as root",
             root.display()
         );
-        let argv = ["bash".as_ref(), "-c".as_ref(), BUILD.as_ref(), "rootfs".as_ref(), root.as_os_str()];
-        let mut command = Sandbox::command(Identity::Root, None, &argv);
-        command.stdout(Stdio::inherit());
-        let status = Sandbox::spawn(command)?.wait().await?;
+        let new = root.with_extension(format!("new.{}", uuid::Uuid::now_v7().simple()));
+        let script = ["bash", "-c", BUILD, "rootfs"].map(OsStr::new);
+        let argv = [&script[..], &[root.as_os_str(), new.as_os_str()]].concat();
+        let status = Sandbox::spawn(Sandbox::command(Identity::Root, Some(&new), &argv))?.wait().await?;
         if !status.success() {
             bail!("RabbitMQ 4 could not be installed into {} ({status})", root.display());
         }

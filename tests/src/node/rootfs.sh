@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Installs RabbitMQ 4 (Debian trixie) into a root file system of its own. Runs as root in private pid and
-# mount namespaces. $1: the directory to make.
+# mount namespaces. $1: the directory to make; $2: its name until it is complete, $1.new.SOMETHING.
 set -euo pipefail
-target=$1
+target=$1 new=$2
 script=/usr/share/debootstrap/scripts/sid # what `trixie` is a link to, where debootstrap knows it
 [ -e "$script" ] || { echo "debootstrap is missing: install it" >&2; exit 1; }
 
@@ -10,9 +10,9 @@ mkdir -p "$(dirname "$target")"
 exec 9>"$target.lock"
 flock 9
 [ ! -e "$target" ] || exit 0     # another one built it meanwhile
-rm -rf "$target".new.*           # of a build that was interrupted
-new=$(mktemp -d "$target.new.XXXXXX")
-chmod 755 "$new"
+rm -rf "$target".new.*           # of a machine that went down meanwhile
+mkdir "$new"
+log=$new/install.log
 
 # The mirror that the host itself uses, if it is a Debian one.
 mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null || :; } |
@@ -22,8 +22,8 @@ eval "$(apt-config shell proxy Acquire::http::Proxy)"
 if [ -n "${proxy:-}" ]; then export http_proxy=$proxy; fi
 
 echo "installing RabbitMQ 4 from $mirror into $target (about a minute)"
-debootstrap --variant=minbase trixie "$new" "$mirror" "$script" >"$new.log" 2>&1 ||
-    { tail -n 20 "$new.log" >&2; exit 1; }
+debootstrap --variant=minbase trixie "$new" "$mirror" "$script" >"$log" 2>&1 ||
+    { tail -n 20 "$log" >&2; exit 1; }
 cp /etc/resolv.conf "$new/etc/"
 cp /etc/hosts "$new/etc/hosts"
 printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
@@ -31,8 +31,8 @@ chmod +x "$new/usr/sbin/policy-rc.d"
 mount -t proc proc "$new/proc"
 chroot "$new" sh -c 'export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq && apt-get install -y --no-install-recommends rabbitmq-server && apt-get clean' \
-    >>"$new.log" 2>&1 || { tail -n 20 "$new.log" >&2; exit 1; }
+    >>"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }
 rm -rf "$new"/var/lib/apt/lists/*
 umount "$new/proc"
-rm -f "$new.log"
+rm "$log"
 mv -T "$new" "$target"
