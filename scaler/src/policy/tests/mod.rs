@@ -1,0 +1,11 @@
+//! The specification of the policy, as tests: tables of named scenes, and random histories.
+
+mod age;
+mod decide;
+mod earlier_system;
+mod history;
+mod judge;
+mod record;
+mod scene;
+mod share;
+mod withdraw;

@@ -1,0 +1,206 @@
+//! One pool `p` with queue `q`, built from few words.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use mayfly_service::report::{ExitReason, ExitReport};
+
+use super::super::*;
+use crate::{
+    config::{BrokerSource, Config, LauncherConfig, PoolConfig, WorkerTemplate},
+    time::Time,
+};
+
+pub(super) const NOW: Time = Time::from_millis(1_800_000_000_000);
+
+pub(super) fn ago(seconds: u64) -> Time {
+    NOW - Duration::from_secs(seconds)
+}
+
+pub(super) fn in_future(seconds: u64) -> Time {
+    NOW + Duration::from_secs(seconds)
+}
+
+pub(super) const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(super) fn pool(name: &str) -> PoolConfig {
+    let worker = WorkerTemplate::Process { command: vec!["worker".to_owned()], env: BTreeMap::new() };
+    PoolConfig::with_defaults(name, &name.replace('p', "q"), worker)
+}
+
+pub(super) fn config(pools: Vec<PoolConfig>) -> Config {
+    Config {
+        instance: "mayfly".to_owned(),
+        check_interval: Duration::from_millis(250),
+        broker: BrokerSource::default(),
+        launcher: LauncherConfig::Process { directory: "d".into(), start_delay: Duration::ZERO },
+        quota: None,
+        pools,
+    }
+}
+
+pub(super) const fn known<T>(value: T) -> Fact<T> {
+    Fact::Known { value, at: NOW }
+}
+
+pub(super) fn unknown<T>(why: Why) -> Fact<T> {
+    Fact::Unknown(the_unknown(why))
+}
+
+pub(super) fn the_unknown(why: Why) -> Unknown {
+    Unknown { why, detail: "no answer".to_owned(), since: ago(3) }
+}
+
+pub(super) const fn waiting(ready: u64) -> QueueFacts {
+    QueueFacts::Present { ready, consumers: 0 }
+}
+
+pub(super) fn worker(serial: u64, phase: Phase) -> Worker {
+    Worker {
+        name: format!("worker-{serial}"),
+        pool: "p".to_owned(),
+        serial: Some(serial),
+        slot: Some(u32::try_from(serial).unwrap() - 1),
+        launched: ago(30),
+        phase,
+    }
+}
+
+pub(super) fn starting(serial: u64) -> Worker {
+    worker(serial, Phase::Pending { started: true, cause: PendingCause::Starting })
+}
+
+pub(super) fn unstarted(serial: u64) -> Worker {
+    worker(serial, Phase::Pending { started: false, cause: PendingCause::NodeComing })
+}
+
+pub(super) fn ready(serial: u64) -> Worker {
+    worker(serial, Phase::Ready { since: ago(20) })
+}
+
+pub(super) fn finished(serial: u64, ending: Ending) -> Worker {
+    worker(serial, Phase::Finished(ending))
+}
+
+/// A worker that was ready, did `done` messages of a second each, and left with code 0 at the end of its idle
+/// time.
+pub(super) fn ending(done: u64) -> Ending {
+    let report = ExitReport {
+        messages: done,
+        done,
+        busy_ms: done * 1000,
+        startup_ms: Some(100),
+        ..ExitReport::new(ExitReason::Idle)
+    };
+    Ending {
+        at: ago(1),
+        started: true,
+        lead_time: Some(seconds(3)),
+        exit_code: Some(0),
+        report: Some(report),
+    }
+}
+
+/// A worker that broke off with `code` before it was ready.
+pub(super) fn broken(code: u8) -> Ending {
+    Ending {
+        lead_time: None,
+        exit_code: Some(code),
+        report: Some(ExitReport::new(ExitReason::Misconfigured)),
+        ..ending(0)
+    }
+}
+
+pub(super) fn intent(serial: u64, stamp: Time) -> Intent {
+    Intent {
+        serial,
+        slot: u32::try_from(serial).unwrap() - 1,
+        reason: "DepthAbove".to_owned(),
+        stamp,
+        by: "somebody".to_owned(),
+    }
+}
+
+/// Everything that one decision on pool `p` rests on.
+#[derive(Clone)]
+pub(super) struct Scene {
+    pub(super) pool: PoolConfig,
+    pub(super) queues: Vec<(&'static str, Fact<QueueFacts>)>,
+    /// Since when the messages wait (or, with none, the queue is empty) as far as looks tell.
+    pub(super) since: Duration,
+    pub(super) workers: Fact<Vec<Worker>>,
+    pub(super) state: PoolState,
+    pub(super) state_known: Fact<()>,
+}
+
+/// Three messages wait for 5 s, nothing lives, nothing was ever launched.
+pub(super) fn base() -> Scene {
+    Scene {
+        pool: pool("p"),
+        queues: vec![("q", known(waiting(3)))],
+        since: seconds(5),
+        workers: known(Vec::new()),
+        state: PoolState::default(),
+        state_known: known(()),
+    }
+}
+
+// === impl Scene ===
+
+impl Scene {
+    pub(super) fn with_workers(workers: impl Into<Vec<Worker>>) -> Self {
+        Self { workers: known(workers.into()), ..base() }
+    }
+
+    pub(super) fn observation(&self) -> Observation {
+        let mut record = StateRecord::new(ago(10_000));
+        record.pools.insert("p".to_owned(), self.state.clone());
+        Observation {
+            queues: self.queues.iter().map(|(name, fact)| ((*name).to_owned(), fact.clone())).collect(),
+            workers: self.workers.clone(),
+            state: match &self.state_known {
+                Fact::Known { at, .. } => Fact::Known { value: record, at: *at },
+                Fact::Unknown(unknown) => Fact::Unknown(unknown.clone()),
+            },
+        }
+    }
+
+    pub(super) fn config(&self) -> Config {
+        let queues = self.queues.iter().map(|(name, _)| (*name).to_owned()).collect();
+        config(vec![PoolConfig { queues, ..self.pool.clone() }])
+    }
+
+    /// A memory of one look that saw the queues empty, `since` ago, and of the present one.
+    pub(super) fn memory(&self) -> Memory {
+        let config = self.config();
+        let mut earlier = self.observation();
+        for fact in earlier.queues.values_mut() {
+            *fact = Fact::Known { value: waiting(0), at: NOW - self.since };
+        }
+        // The first look needs workers and state; both were seen then.
+        earlier.workers = Fact::Known { value: Vec::new(), at: NOW - self.since };
+        earlier.state = Fact::Known { value: StateRecord::new(ago(10_000)), at: NOW - self.since };
+        let memory = remember(Memory::default(), &earlier, &config);
+        remember(memory, &self.observation(), &config)
+    }
+
+    pub(super) fn decide(&self) -> Decision {
+        let decisions = decide(&self.memory(), &self.observation(), &self.config(), NOW);
+        decisions["p"].clone()
+    }
+}
+
+/// A decision to launch.
+pub(super) fn launches(slots: impl Into<Vec<u32>>, reason: LaunchReason) -> Decision {
+    Decision::Launch(Launch { slots: slots.into(), reason })
+}
+
+pub(super) const DEPTH: LaunchReason = LaunchReason::DepthAbove { ready: 3, target: 0 };
+
+/// Checks every row and names the one that fails.
+pub(super) fn check(rows: Vec<(&str, Scene, Decision)>) {
+    for (name, scene, expected) in rows {
+        assert_eq!(scene.decide(), expected, "{name}");
+    }
+}
