@@ -59,7 +59,8 @@ fn resumed(observation: &Observation, pool: &str, queue: &str, facts: QueueFacts
     let state = observation.state.known()?.pool(pool);
     let workers = observation.workers.known()?;
     let mut marks = state.estimates.queues.get(queue).copied().unwrap_or_default();
-    // While nobody looked, a consumer may have taken the message that the wait is counted from.
+    // While nobody looked, a consumer may have taken the message that the wait is counted from. Ended workers
+    // are listed for some minutes, in which marks are written several times.
     let attended = matches!(facts, QueueFacts::Present { consumers, .. } if consumers > 0);
     let undisturbed = |since: &Time| {
         !attended

@@ -246,7 +246,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(cases(500))]
     #[test]
     fn the_truth_lies_within_the_bounds_and_so_does_the_estimate(
         history in prop::collection::vec((0..900_u64, event()), 0..150),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mayfly_service::report::{ExitReason, ExitReport};
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 use super::super::*;
 use crate::{
@@ -203,4 +204,16 @@ pub(super) fn check(rows: Vec<(&str, Scene, Decision)>) {
     for (name, scene, expected) in rows {
         assert_eq!(scene.decide(), expected, "{name}");
     }
+}
+
+/// So many cases, always the same ones; `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for others.
+pub(super) fn cases(count: u32) -> ProptestConfig {
+    let mut config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = count;
+    }
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    config
 }

@@ -100,6 +100,7 @@ fn intents_and_workers_of_pools_that_are_gone_take_places() {
 }
 
 proptest! {
+    #![proptest_config(cases(500))]
     #[test]
     fn the_quota_holds_is_used_up_and_is_fair(
         quota in 0..40_u32,

@@ -1,0 +1,79 @@
+//! What must never happen in a [`World`].
+
+use std::time::Duration;
+
+use proptest::{prelude::*, test_runner::TestCaseError};
+
+use super::{
+    super::*,
+    world::{Checked, World},
+};
+
+// === impl World ===
+
+impl World {
+    /// Never above a limit, whatever is on its way; never two workers of one slot.
+    pub(super) fn check_limits(&self) -> Checked {
+        let mut all = 0;
+        for pool in &self.config.pools {
+            let state = self.record.pool(&pool.name);
+            let counts = Counts::of(&pool.name, &self.workers(), &state.intents);
+            all += counts.occupied();
+            let most = pool.max_workers.unwrap_or(u32::MAX);
+            prop_assert!(counts.occupied() <= most, "{counts:?} in {} at {}", pool.name, self.now);
+            let gate = pool.scale_increment.max(pool.max_pending_while_scaling);
+            prop_assert!(counts.pending <= gate, "{counts:?} in {} at {}", pool.name, self.now);
+            let mut slots: Vec<_> = self
+                .jobs
+                .iter()
+                .filter(|job| job.worker.pool == pool.name)
+                .filter(|job| !matches!(job.worker.phase, Phase::Finished(_)))
+                .map(|job| job.worker.slot)
+                .collect();
+            slots.sort_unstable();
+            let count = slots.len();
+            slots.dedup();
+            prop_assert_eq!(slots.len(), count, "a slot is there twice");
+        }
+        let quota = self.config.quota.unwrap_or(u32::MAX);
+        prop_assert!(all <= quota, "{all} workers, the quota is {quota}, at {}", self.now);
+        Ok(())
+    }
+
+    /// A launch rests on fresh facts, keeps its distance, and respects pause and cool-down.
+    pub(super) fn check_launch(&self, observation: &Observation, pool: &str, state: &PoolState) -> Checked {
+        let time = self.time();
+        let pool = self.config.pool(pool).unwrap();
+        let Some(Fact::Known { at, .. }) = observation.queues.get(&pool.queues[0]) else {
+            return Err(TestCaseError::fail("launched on an unknown queue"));
+        };
+        prop_assert!(time.since(*at) <= DEPTH_STALE_AFTER, "launched on a stale depth");
+        prop_assert!(state.cooldown_until.is_none_or(|until| until <= time), "launched while cooling down");
+        prop_assert!(!state.paused, "launched while paused");
+        let since = state.last_launch().map_or(Duration::MAX, |last| time.since(last));
+        prop_assert!(since >= pool.launch_interval, "launched {since:?} after the last");
+        Ok(())
+    }
+
+    /// A process that starts now, with nothing but the record, launches nothing and takes nothing back that
+    /// neither replica would have, had it never been restarted.
+    pub(super) fn check_restart(&self, observation: &Observation) -> Checked {
+        let memory = remember(Memory::default(), observation, &self.config);
+        let kinds = |memory: &Memory| {
+            decide(memory, observation, &self.config, self.time())
+                .into_values()
+                .map(|decision| decision.kind())
+        };
+        let restarted = decide(&memory, observation, &self.config, self.time());
+        let [first, second] = self.witnesses.each_ref().map(kinds);
+        for (((pool, restarted), first), second) in restarted.iter().zip(first).zip(second) {
+            let kind = restarted.kind();
+            prop_assert!(
+                kind == "hold" || kind == first || kind == second,
+                "{pool}: a restart would {restarted}, not {first} or {second}, at {}",
+                self.now
+            );
+        }
+        Ok(())
+    }
+}
