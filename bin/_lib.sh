@@ -85,13 +85,13 @@ need_rabbitmq() {
 # The machine's own target, named explicitly: with crt-static, proc-macros build only beside it.
 host_target() { rustc -vV | sed -n 's/^host: //p'; }
 
-# Builds the release programs, static; prints the directory that they are in.
+# Builds the release programs, static; prints the directory that they are in. $@: more for cargo.
 build_release() {
     local target
     target=$(host_target)
     local packages=("${PROGRAMS[@]/#/--package=}")
     RUSTFLAGS="-C target-feature=+crt-static" \
-        cargo build --locked --release --target "$target" "${packages[@]}" </dev/null >&2 || return 1
+        cargo build --locked --release --target "$target" "${packages[@]}" "$@" </dev/null >&2 || return 1
     printf '%s\n' "$CARGO_TARGET_DIR/$target/release"
 }
 
