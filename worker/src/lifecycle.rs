@@ -281,12 +281,17 @@ impl Lifecycle {
         let due = self.outstanding.due();
         let has_room = self.working.len() < self.rules.concurrency;
         let lingered = self.outstanding.flush_at().is_some_and(|at| now >= at);
-        if due > 0 && (due >= Outstanding::BATCH || has_room || lingered) {
+        if due > 0 && (due >= self.batch() || has_room || lingered) {
             for ack in self.outstanding.flush() {
                 ack.covers.iter().for_each(|&(_, settled)| self.proof.written(settled));
                 commands.push(Command::Ack(ack));
             }
         }
+    }
+
+    /// At half the prefetch, so that the next deliveries come while the rest is worked on.
+    fn batch(&self) -> usize {
+        usize::from(self.rules.prefetch / 2).min(Outstanding::BATCH)
     }
 
     fn closed(&mut self, now: Duration) -> Vec<Command> {

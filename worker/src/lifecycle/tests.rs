@@ -100,8 +100,8 @@ fn a_delivery_ends_the_suspicion_of_starving() {
 
 #[test]
 fn acks_wait_a_little_for_others_while_all_handlers_are_busy() {
-    let mut worker = lifecycle();
-    deliver(&mut worker, 1..=4);
+    let mut worker = Lifecycle::new(Rules { prefetch: 8, ..RULES }, Tally::default(), START);
+    deliver(&mut worker, 1..=8);
     assert_eq!(acks(&worker.handle(finished(1, Verdict::Done), START)), []);
     assert_eq!(worker.wake_at(), Some(START + Outstanding::LINGER));
     assert_eq!(acks(&worker.handle(finished(2, Verdict::Done), START + MS)), []);
@@ -117,14 +117,16 @@ fn acks_go_at_once_when_a_handler_is_free() {
 }
 
 #[test]
-fn acks_go_when_there_are_fifty() {
-    let rules = Rules { concurrency: 1, prefetch: 100, ..RULES };
-    let mut worker = Lifecycle::new(rules, Tally::default(), START);
-    deliver(&mut worker, 1..=100);
-    for tag in 1..50 {
-        assert_eq!(acks(&worker.handle(finished(tag, Verdict::Done), START)), []);
+fn acks_go_when_half_the_prefetch_is_done_or_fifty() {
+    for (prefetch, batch) in [(8, 4), (100, 50), (1000, 50)] {
+        let rules = Rules { concurrency: 1, prefetch, ..RULES };
+        let mut worker = Lifecycle::new(rules, Tally::default(), START);
+        deliver(&mut worker, 1..=prefetch.into());
+        for tag in 1..batch {
+            assert_eq!(acks(&worker.handle(finished(tag, Verdict::Done), START)), []);
+        }
+        assert_eq!(acks(&worker.handle(finished(batch, Verdict::Done), START)), [(batch, true)]);
     }
-    assert_eq!(acks(&worker.handle(finished(50, Verdict::Done), START)), [(50, true)]);
 }
 
 #[test]

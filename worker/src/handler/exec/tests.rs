@@ -139,9 +139,9 @@ async fn what_the_command_leaves_running_is_gone_before_its_message_is_settled()
 
 #[tokio::test]
 async fn a_command_that_takes_too_long_is_ended_with_its_group() {
-    let shell = Shell { timeout: Some(Duration::from_millis(300)), ..Shell::new() };
+    let shell = Shell { timeout: Some(Duration::from_millis(1500)), ..Shell::new() };
     let script = "sleep 1000 & echo $! > $FILE; echo why >&2; wait";
-    let late = Outcome::Retry { reason: "took longer than 300ms: why".to_owned() };
+    let late = Outcome::Retry { reason: "took longer than 1s 500ms: why".to_owned() };
     assert_eq!(shell.run(script, &message("id", b"")).await, Ok(late));
     assert!(!shell.is_there());
 }
