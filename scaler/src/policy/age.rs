@@ -9,7 +9,7 @@ use super::QueueFacts;
 use crate::time::{Time, as_optional_seconds, as_seconds};
 
 /// Looks further apart than this prove nothing about the time between them.
-const WATCH_GAP: Duration = Duration::from_secs(2);
+pub(super) const WATCH_GAP: Duration = Duration::from_secs(2);
 
 /// How old the oldest ready message is. The truth lies within the bounds unless somebody fetches messages
 /// with basic.get, or a queue is emptied and refilled between two looks without a consumer being seen.

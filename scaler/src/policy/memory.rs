@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use super::{Age, Counts, Fact, Observation, Phase, QueueFacts, QueueMarks, age::QueueMemory};
+use super::{
+    Age, Counts, Fact, Observation, Phase, QueueFacts, QueueMarks,
+    age::{QueueMemory, WATCH_GAP},
+};
 use crate::{config::Config, time::Time};
 
 /// The memory over all queues and pools. Only [`remember`] makes a new one.
@@ -30,7 +33,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             let remembered = match queues.entry(queue.clone()) {
                 Entry::Occupied(known) => known.into_mut(),
                 // A queue's memory begins with what was persisted, so not before that was read.
-                Entry::Vacant(new) => match resumed(observation, &pool.name, queue, *facts) {
+                Entry::Vacant(new) => match resumed(observation, &pool.name, queue, *facts, *at) {
                     Some(memory) => new.insert(memory),
                     None => continue,
                 },
@@ -54,14 +57,23 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
     Memory { queues, empty_since }
 }
 
-/// What a new process may believe of a queue; `None` while state or workers are unknown.
-fn resumed(observation: &Observation, pool: &str, queue: &str, facts: QueueFacts) -> Option<QueueMemory> {
+/// What a new process that looked at `looked` may believe of a queue; `None` while state or workers are
+/// unknown.
+fn resumed(
+    observation: &Observation,
+    pool: &str,
+    queue: &str,
+    facts: QueueFacts,
+    looked: Time,
+) -> Option<QueueMemory> {
     let state = observation.state.known()?.pool(pool);
-    let workers = observation.workers.known()?;
+    let Fact::Known { value: workers, at: listed } = &observation.workers else { return None };
     let mut marks = state.estimates.queues.get(queue).copied().unwrap_or_default();
     // While nobody looked, a consumer may have taken the message that the wait is counted from. Ended workers
     // are listed for some minutes, in which marks are written several times.
-    let attended = matches!(facts, QueueFacts::Present { consumers, .. } if consumers > 0);
+    let attended = matches!(facts, QueueFacts::Present { consumers, .. } if consumers > 0)
+        || !state.intents.is_empty()
+        || looked.since(*listed) > WATCH_GAP;
     let undisturbed = |since: &Time| {
         !attended
             && state.last_launch().is_none_or(|last| last < *since)

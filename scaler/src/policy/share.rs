@@ -42,20 +42,12 @@ pub fn share(
             .pools
             .iter()
             .filter(|pool| wish(&decisions, &pool.name) > granted.get(&*pool.name).copied().unwrap_or(0));
-        let total_weight: u32 =
-            config.pools.iter().filter(|pool| wish(&decisions, &pool.name) > 0).map(|pool| pool.weight).sum();
         let held =
             |pool: &PoolConfig| occupied_by[&*pool.name] + granted.get(&*pool.name).copied().unwrap_or(0);
-        // Fullest below its fair part last: the least of held ÷ weight first, in integers.
-        let Some(next) = wishing.min_by(|a, b| {
-            let below = |pool: &PoolConfig| {
-                u64::from(held(pool)) * u64::from(total_weight) < u64::from(quota) * u64::from(pool.weight)
-            };
-            let fill = |one: &PoolConfig, other: &PoolConfig| u64::from(held(one)) * u64::from(other.weight);
-            below(b).cmp(&below(a)).then(fill(a, b).cmp(&fill(b, a)))
-        }) else {
-            break;
-        };
+        // The least of held ÷ weight first, in integers: whoever is below its fair part (quota · weight ÷ all
+        // weights) is before everybody who is not.
+        let fill = |one: &PoolConfig, other: &PoolConfig| u64::from(held(one)) * u64::from(other.weight);
+        let Some(next) = wishing.min_by(|a, b| fill(a, b).cmp(&fill(b, a))) else { break };
         *granted.entry(&next.name).or_default() += 1;
         free -= 1;
     }

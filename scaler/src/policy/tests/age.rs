@@ -302,6 +302,10 @@ fn a_look_that_was_folded_in_before_changes_nothing() {
     let scene = base();
     let memory = scene.memory();
     assert_eq!(remember(memory.clone(), &scene.observation(), &scene.config()), memory);
+    let mut late = scene.observation();
+    late.queues.insert("q".to_owned(), Fact::Known { value: waiting(1), at: ago(1) });
+    late.workers = unknown(Why::Unreachable);
+    assert_eq!(remember(memory.clone(), &late, &scene.config()), memory, "nor does one that comes too late");
 }
 
 /// The estimate of a process that comes back to three waiting messages, 30 s after the wait was persisted
@@ -328,4 +332,52 @@ fn a_restart_does_not_begin_a_wait_anew_unless_a_worker_may_have_ended_it_meanwh
     assert_eq!(resumed_estimate(waiting(3), vec![ready(1)], Some(ago(60))), zero, "a worker lives");
     assert_eq!(resumed_estimate(waiting(3), vec![ended(ago(20))], Some(ago(60))), zero, "one lived");
     assert_eq!(resumed_estimate(waiting(3), vec![], Some(ago(20))), zero, "one was launched");
+    let intended = |state: &mut PoolState| state.intents.push(intent(1, ago(45)));
+    assert_eq!(resumed_estimate_after(intended, NOW), zero, "one may be there");
+    assert_eq!(resumed_estimate_after(|_| {}, ago(2)), seconds(40));
+    assert_eq!(resumed_estimate_after(|_| {}, ago(3)), zero, "one may have come since the listing");
+}
+
+fn resumed_estimate_after(change: impl FnOnce(&mut PoolState), listed: Time) -> Duration {
+    let marks = QueueMarks { quiet: Some(ago(50)), turned: Some(ago(40)) };
+    let estimates = Estimates { queues: [("q".to_owned(), marks)].into(), ..Estimates::default() };
+    let mut scene = Scene {
+        state: PoolState { estimates, ..PoolState::default() },
+        workers: Fact::Known { value: Vec::new(), at: listed },
+        ..base()
+    };
+    change(&mut scene.state);
+    let memory = remember(Memory::default(), &scene.observation(), &scene.config());
+    memory.age("q", NOW).unwrap().estimate
+}
+
+#[test]
+fn an_estimate_stays_within_what_is_proven() {
+    // Persisted marks may be of different age: the bound wins over the guess.
+    let marks = QueueMarks { quiet: Some(ago(30)), turned: Some(ago(40)) };
+    let estimates = Estimates { queues: [("q".to_owned(), marks)].into(), ..Estimates::default() };
+    let scene = Scene { state: PoolState { estimates, ..PoolState::default() }, ..base() };
+    let memory = remember(Memory::default(), &scene.observation(), &scene.config());
+    let age = Age { at_least: Duration::ZERO, at_most: Some(seconds(30)), estimate: seconds(30) };
+    assert_eq!(memory.age("q", NOW), Some(age));
+}
+
+#[test]
+fn it_was_quiet_only_when_looks_before_and_after_the_listing_saw_nothing() {
+    let scene = base();
+    let millis = |millis| NOW + Duration::from_millis(millis);
+    let fold = |memory, looked, ready, listed| {
+        let mut observation = scene.observation();
+        observation.queues.insert("q".to_owned(), Fact::Known { value: waiting(ready), at: millis(looked) });
+        observation.workers = Fact::Known { value: Vec::new(), at: millis(listed) };
+        remember(memory, &observation, &scene.config())
+    };
+    let quiet = |memory: &Memory| memory.marks("q").unwrap().quiet;
+    let listed_later = fold(Memory::default(), 0, 0, 100);
+    assert_eq!(quiet(&listed_later), None, "a worker may have given something back at 50");
+    let given_back = fold(listed_later.clone(), 250, 1, 100);
+    assert_eq!(quiet(&given_back), None, "and so it was");
+    assert_eq!(quiet(&fold(listed_later.clone(), 250, 0, 350)), Some(millis(100)));
+    let gap = fold(listed_later, 5000, 0, 100);
+    assert_eq!(quiet(&gap), None, "nobody looked for long");
 }

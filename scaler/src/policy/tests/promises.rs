@@ -56,8 +56,11 @@ impl World {
     }
 
     /// A process that starts now, with nothing but the record, launches nothing and takes nothing back that
-    /// neither replica would have, had it never been restarted.
+    /// neither replica would have, had it never been restarted. (It would begin with a fresh listing.)
     pub(super) fn check_restart(&self, observation: &Observation) -> Checked {
+        if !matches!(observation.workers, Fact::Known { at, .. } if at == self.time()) {
+            return Ok(());
+        }
         let memory = remember(Memory::default(), observation, &self.config);
         let kinds = |memory: &Memory| {
             decide(memory, observation, &self.config, self.time())

@@ -57,7 +57,7 @@ fn grants(quota: u32, of: &[Party]) -> Vec<u32> {
 
 #[test]
 fn the_quota_is_divided_by_need_and_weight() {
-    let table: [(&str, u32, Vec<Party>, Vec<u32>); 8] = [
+    let table: [(&str, u32, Vec<Party>, Vec<u32>); 9] = [
         ("room for all", 10, vec![(1, 2, 3), (1, 0, 4)], vec![3, 4]),
         ("halves", 10, vec![(1, 0, 9), (1, 0, 9)], vec![5, 5]),
         ("by weight", 9, vec![(2, 0, 9), (1, 0, 9)], vec![6, 3]),
@@ -65,6 +65,7 @@ fn the_quota_is_divided_by_need_and_weight() {
         ("who has more than its part waits", 10, vec![(1, 7, 9), (1, 1, 9)], vec![0, 2]),
         ("a noisy pool never takes another's part", 10, vec![(1, 0, 100), (1, 0, 2)], vec![8, 2]),
         ("the last place goes to the emptier one", 5, vec![(1, 2, 1), (1, 2, 0), (1, 0, 1)], vec![0, 0, 1]),
+        ("the emptiest for its weight comes first", 8, vec![(1, 2, 3), (2, 3, 3), (1, 0, 3)], vec![0, 1, 2]),
         ("nothing is free", 3, vec![(1, 2, 1), (1, 1, 1)], vec![0, 0]),
     ];
     for (name, quota, parties, expected) in table {

@@ -121,3 +121,11 @@ fn an_unknown_look_in_between_begins_the_wait_anew() {
     let memory = remember(remember(memory, &blind, &config), &scene.observation(), &config);
     assert_eq!(memory.empty_since("p"), Some(NOW));
 }
+
+#[test]
+fn one_empty_queue_does_not_begin_the_wait_while_another_is_unknown() {
+    let scene = empty_for(60, vec![unstarted(1)]);
+    let half = Scene { queues: vec![("q", known(waiting(0))), ("r", unknown(Why::Forbidden))], ..scene };
+    let memory = remember(Memory::default(), &half.observation(), &half.config());
+    assert_eq!(memory.empty_since("p"), None);
+}
