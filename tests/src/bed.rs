@@ -169,7 +169,7 @@ pub fn run(release: Release, body: impl AsyncFnOnce(&Bed) -> Result<()>) {
     if let Err(error) = outcome {
         #[expect(clippy::panic, reason = "this is how a test fails")]
         {
-            panic!("{error:?}");
+            panic!("{error:#}");
         }
     }
 }
