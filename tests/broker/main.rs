@@ -3,3 +3,5 @@
 //! One module for each part; a test is an `async fn(&Bed) -> Result<()>` named in `on_each_release!`.
 
 mod harness;
+mod publisher;
+mod scaler;

@@ -17,6 +17,7 @@
 
 pub mod bed;
 pub mod client;
+pub mod fleet;
 pub mod ids;
 pub mod node;
 pub mod process;
@@ -26,6 +27,7 @@ pub mod wait;
 
 pub use bed::Bed;
 pub use client::{Client, Kind};
+pub use fleet::Fleet;
 pub use node::{Broker, Node, Release};
 pub use process::{Process, Program, Signal};
 pub use proxy::{Fault, Proxy, Way};

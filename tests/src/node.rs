@@ -25,6 +25,14 @@ const STOP_LIMIT: Duration = Duration::from_mins(1);
 /// What a node runs beside its port mapper.
 const SERVE: &str = r#"epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & exec "$0""#;
 
+/// A loopback port on which nobody listens now.
+///
+/// # Errors
+/// When none is found.
+pub fn free_port() -> Result<u16> {
+    ports::free().map(|[port]| port)
+}
+
 /// A node that we own. Dropping it ends it and deletes its data.
 #[derive(Debug)]
 pub struct Node {

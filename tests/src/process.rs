@@ -68,12 +68,7 @@ impl Program {
     /// # Errors
     /// When it was not built; the text says how.
     pub fn of_mayfly(name: &str, logs: &Path) -> Result<Self> {
-        let directory = match std::env::var_os("MAYFLY_TEST_BIN") {
-            Some(directory) => directory.into(),
-            None => build_directory()?,
-        };
-        let path = directory.join(name);
-        ensure!(path.exists(), "{} is not built: run `bin/test broker`", path.display());
+        let path = program_path(name)?;
         Ok(Self::new(&path, logs))
     }
 
@@ -297,6 +292,20 @@ pub(crate) fn reap(child: &mut Child, limit: Duration) -> bool {
 
 /// Where this program and those built with it are: a test is DIRECTORY/deps/NAME-HASH, a program
 /// DIRECTORY/NAME.
+/// Where one of mayfly's programs is: beside this test (or in `MAYFLY_TEST_BIN`).
+///
+/// # Errors
+/// When it was not built; the text says how.
+pub fn program_path(name: &str) -> Result<PathBuf> {
+    let directory = match std::env::var_os("MAYFLY_TEST_BIN") {
+        Some(directory) => directory.into(),
+        None => build_directory()?,
+    };
+    let path = directory.join(name);
+    ensure!(path.exists(), "{} is not built: run `bin/test broker`", path.display());
+    Ok(path)
+}
+
 fn build_directory() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let directory = own.ancestors().skip(1).find(|path| path.file_name() != Some(OsStr::new("deps")));

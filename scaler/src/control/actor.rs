@@ -90,7 +90,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             View::load(stored, &workers, &mut view.lost_since, &self.config, now).map_err(Fact::Unknown)
         });
         view.workers = Fact::Known { value: workers.clone(), at: listed_at };
-        let Loaded { record, expected } = match loaded {
+        let Loaded { record, expected, amended } = match loaded {
             Ok(loaded) => loaded,
             Err(unknown) => {
                 view.record = unknown;
@@ -107,7 +107,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             state: view.record.clone(),
         };
         let mut course = self.course(&memory, &observation, &judged, &view, now);
-        let wrote = persist_estimates || course.record.differs_in_substance(&record);
+        let wrote = persist_estimates || amended || course.record.differs_in_substance(&record);
         if wrote {
             keep_marks(&mut course.record, &memory, &self.config);
             if expected.is_none() && view.lost_since.take().is_some() {
@@ -115,9 +115,18 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                     "the state record was lost and is rebuilt: pause and cool-down of all pools are lost"
                 );
             }
-            crash_point("before-intent");
+            let launches = course
+                .record
+                .pools
+                .values()
+                .flat_map(|state| &state.intents)
+                .any(|intent| intent.stamp == now);
+            crash_point(if launches { "before-intent" } else { "before-settle" });
             match self.state.replace(expected, course.record).await {
-                Ok(written) => view.record = Fact::Known { value: written, at: self.clock.now() },
+                Ok(written) => {
+                    view.record = Fact::Known { value: written, at: self.clock.now() };
+                    view.amended = false;
+                }
                 Err(error) => {
                     if !matches!(error, StateError::Conflict) {
                         view.record = state_unknown(&view.record, &error, now);
@@ -126,7 +135,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                     return Acted { view, wrote: false };
                 }
             }
-            crash_point("after-intent");
+            crash_point(if launches { "after-intent" } else { "after-settle" });
             log_verdicts(&verdicts);
         }
         for worker in &course.removals {

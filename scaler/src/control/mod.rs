@@ -142,7 +142,9 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             &decisions,
             now,
         ))));
-        if self.acting.is_none() && (wants_to_act || unjudged || persist_estimates || intents) {
+        if self.acting.is_none()
+            && (wants_to_act || unjudged || self.view.amended || persist_estimates || intents)
+        {
             let actor = Arc::clone(&self.actor);
             let brief = Brief {
                 memory: self.memory.clone(),
@@ -175,7 +177,10 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             let workers = view.workers.known().map_or(&[][..], Vec::as_slice);
             view.record = match stored {
                 Ok(stored) => match View::load(stored, workers, &mut view.lost_since, &actor.config, now) {
-                    Ok(loaded) => Fact::Known { value: loaded.record, at: now },
+                    Ok(loaded) => {
+                        view.amended = loaded.amended;
+                        Fact::Known { value: loaded.record, at: now }
+                    }
                     Err(unknown) => {
                         tracing::error!(detail = unknown.detail, "the state record is lost");
                         Fact::Unknown(unknown)

@@ -19,6 +19,8 @@ pub(super) struct View {
     pub(super) workers: Fact<Vec<Worker>>,
     /// The record, normalised.
     pub(super) record: Fact<StateRecord>,
+    /// Whether the record was amended when it was read.
+    pub(super) amended: bool,
     /// Since when the record is missing beside live workers.
     pub(super) lost_since: Option<Time>,
     /// When this process first saw each open intent, by pool and serial.
@@ -30,6 +32,9 @@ pub(super) struct View {
 pub(super) struct Loaded {
     pub(super) record: StateRecord,
     pub(super) expected: Option<u64>,
+    /// Whether the stored one could not be believed as it was: it is to be written anew, or it would be
+    /// brought to the present again at each reading.
+    pub(super) amended: bool,
 }
 
 // === impl View ===
@@ -40,6 +45,7 @@ impl View {
         Self {
             workers: Fact::Unknown(unseen.clone()),
             record: Fact::Unknown(unseen),
+            amended: false,
             lost_since: None,
             intents_seen: BTreeMap::new(),
         }
@@ -57,10 +63,8 @@ impl View {
         if let Some(record) = stored {
             *lost_since = None;
             let expected = Some(record.revision);
-            return Ok(Loaded {
-                record: record.normalized(now, |pool| cooldown_cap(config, pool)),
-                expected,
-            });
+            let normalized = record.clone().normalized(now, |pool| cooldown_cap(config, pool));
+            return Ok(Loaded { amended: normalized != record, record: normalized, expected });
         }
         let alive = workers.iter().filter(|worker| !matches!(worker.phase, Phase::Finished(_))).count();
         if alive > 0 {
@@ -74,7 +78,7 @@ impl View {
                 return Err(Unknown { why: Why::Unusable, detail, since });
             }
         }
-        Ok(Loaded { record: StateRecord::new(now), expected: None })
+        Ok(Loaded { record: StateRecord::new(now), expected: None, amended: false })
     }
 
     /// Remembers when each open intent was first seen, and forgets the closed ones.
@@ -130,7 +134,18 @@ mod tests {
     #[test]
     fn a_missing_record_is_new_where_nothing_lives() {
         let loaded = View::load(None, &[], &mut None, &config(), NOW).unwrap();
-        assert_eq!(loaded, Loaded { record: StateRecord::new(NOW), expected: None });
+        assert_eq!(loaded, Loaded { record: StateRecord::new(NOW), expected: None, amended: false });
+    }
+
+    #[test]
+    fn a_stamp_from_the_future_becomes_now_at_first_sight_and_is_written_anew() {
+        let mut stored = StateRecord::new(NOW);
+        stored.pool_mut("a").last_settled_launch = Some(NOW + Duration::from_secs(1000));
+        let loaded = View::load(Some(stored), &[], &mut None, &config(), NOW).unwrap();
+        assert_eq!(loaded.record.pool("a").last_settled_launch, Some(NOW));
+        assert!(loaded.amended);
+        let again = View::load(Some(loaded.record), &[], &mut None, &config(), NOW).unwrap();
+        assert!(!again.amended);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `demo`: the main job, whole, on a real broker: messages in, workers one at a time, all of them done,
 //! nothing left running. Ends with a summary that was checked.
 
-mod audience;
 mod scene;
 mod screen;
 mod stage;

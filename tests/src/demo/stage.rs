@@ -4,9 +4,9 @@
 use std::{fs, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use mayfly_service::contract;
 use mayfly_tests::{
     Broker, Client, Node, Release, eventually,
+    fleet::{self, BROKER_URL},
     ids::Ids,
     sandbox::{Identity, Sandbox},
 };
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::{Args, audience, screen::Screen};
+use crate::{Args, screen::Screen};
 
 /// How long the scaler may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -24,8 +24,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 const WORKERS_LIMIT: Duration = Duration::from_secs(10);
 /// The worker's idle limit: shorter than its default, so that the audience need not wait.
 const MAX_IDLE: &str = "8s";
-/// The variable that names a broker of the user's.
-const BROKER_URL: &str = "MAYFLY_BROKER_URL";
 
 /// A broker, a queue and a running scaler.
 pub(crate) struct Stage {
@@ -161,7 +159,7 @@ impl Stage {
 
     /// What the scaler's `/status` says of the pool.
     pub(crate) async fn status(&self) -> Result<Value> {
-        let page = audience::get(self.admin, "/status").await?;
+        let page = fleet::get(self.admin, "/status").await?;
         let page: Value = serde_json::from_str(&page)?;
         page.pointer("/pools/demo").cloned().context("the scaler's page has no pool yet")
     }
@@ -181,16 +179,9 @@ impl Stage {
         Client::connect(&self.url).await
     }
 
-    /// Processes that belong to one of our workers: they carry our directory in their environment.
+    /// Processes of our workers.
     pub(crate) fn running_workers(&self) -> Vec<Pid> {
-        let mark = format!("{}={}/", contract::STATUS_FILE, self.workers().display());
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let is_ours = |pid: &i32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(mark.as_bytes()))
-        };
-        numbers.filter(is_ours).filter_map(Pid::from_raw).collect()
+        fleet::running_workers(self.directory.path())
     }
 
     /// The end of the scaler's and the last worker's log, for an error.
