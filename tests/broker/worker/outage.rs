@@ -1,0 +1,231 @@
+//! The broker or the network goes away under working workers: they come back, and nothing is lost.
+
+use std::{convert::Infallible, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use mayfly_service::report::ExitReason;
+use mayfly_tests::{
+    Bed, Fault, Kind, Way,
+    fleet::get,
+    ids::{self, Ids},
+    node::free_port,
+    on_each_release, until,
+};
+
+use super::{Crew, LIMIT, NOTE_BEGUN, NOTE_DONE, STUBBORN, WAIT_FOR_GO, Worker, declare, exit};
+
+on_each_release!(
+    a_broker_restarted_under_working_workers_loses_nothing,
+    a_cut_connection_ends_its_handlers_before_the_next_one,
+    a_network_that_hangs_ends_its_handlers_before_the_next_connection,
+    a_broker_that_stays_away_is_given_up_and_its_messages_go_to_others,
+    a_queue_that_was_deleted_is_worked_on_when_it_is_back,
+    the_probe_says_not_ready_until_it_is_and_ready_from_then_on,
+);
+
+/// Messages per queue before each restart.
+const LOAD: usize = 100;
+
+async fn a_broker_restarted_under_working_workers_loses_nothing(bed: &Bed) -> Result<()> {
+    let mut node = bed.own_node().await?;
+    let crew = Crew::at(bed, node.broker().clone());
+    let queues = [(Kind::Classic, "classic"), (Kind::Quorum, "quorum")];
+    let client = node.broker().client().await?;
+    for (kind, queue) in queues {
+        declare(&client, queue, kind).await?;
+    }
+    client.close().await?;
+    let admin = free_port()?;
+    let mut workers = Vec::new();
+    for (_, queue) in queues {
+        let script = format!("{NOTE_BEGUN}; sleep 0.05; {NOTE_DONE}")
+            .replace("/begun", &format!("/{queue}.begun"))
+            .replace("/done", &format!("/{queue}.done"));
+        for number in 0..2 {
+            let mut options = vec!["--concurrency", "2", "--prefetch", "4"];
+            options.extend(["--max-idle", "3s", "--reconnect-for", "2m"]);
+            let listen = format!("127.0.0.1:{admin}");
+            if workers.is_empty() {
+                options.extend(["--admin-listen", &listen]);
+            }
+            let worker = crew.exec(&format!("{queue}-{number}"), queue, &options, &script)?;
+            worker.is("ready").await?;
+            workers.push(worker);
+        }
+    }
+    let restarts = async {
+        let mut published = [Ids::new(), Ids::new()];
+        for hard in [false, true] {
+            let client = node.broker().client().await?;
+            let before = queues.map(|(_, queue)| crew.notes(&format!("{queue}.done")).map(|it| it.0.len()));
+            for ((_, queue), ids) in queues.iter().zip(&mut published) {
+                ids.extend(client.publish(queue, LOAD).await?);
+            }
+            for ((_, queue), before) in queues.iter().zip(before) {
+                crew.noted(&format!("{queue}.done"), before? + 5).await?;
+            }
+            if hard {
+                node.kill().await?;
+            } else {
+                node.stop().await?;
+            }
+            until("the handlers have ended", LIMIT, async || Ok(crew.running().len() == workers.len()))
+                .await?;
+            node.start_again().await?;
+            for ((_, queue), ids) in queues.iter().zip(&published) {
+                until(&format!("{queue} is done"), LIMIT, async || {
+                    Ok(crew.notes(&format!("{queue}.done"))?.ids().is_superset(ids))
+                })
+                .await?;
+            }
+        }
+        anyhow::Ok(published)
+    };
+    let published = tokio::select! {
+        published = restarts => published?,
+        broken = stays_ready(admin) => bail!("readiness went away: {broken:?}"),
+    };
+    for worker in &mut workers {
+        let report = worker.ends_with(exit::OK).await?;
+        ensure!(report.reason == ExitReason::Idle, "{report:?}");
+        ensure!(worker.events()? == ["started", "ready", "draining", "exit"], "{:?}", worker.events());
+    }
+    for ((kind, queue), published) in queues.iter().zip(&published) {
+        let done = crew.notes(&format!("{queue}.done"))?;
+        ids::assert_same("published", published, "done", &done.ids())?;
+        eprintln!("{} {kind:?}: {} published, done again {}", bed.release, published.len(), done.repeats());
+    }
+    crew.nothing_is_left(&["classic", "quorum"]).await
+}
+
+/// Returns only when the worker's readiness is not there any more.
+async fn stays_ready(port: u16) -> Result<Infallible> {
+    loop {
+        get(port, "/ready").await?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A worker behind `proxy` with three stubborn handlers at work.
+async fn at_work(bed: &Bed, crew: &Crew<'_>, options: &[&str]) -> Result<(Worker, Ids)> {
+    let client = bed.client().await?;
+    declare(&client, &bed.queue, Kind::Quorum).await?;
+    let published = client.publish(&bed.queue, 3).await?;
+    let script = format!("{STUBBORN}; {WAIT_FOR_GO}; {NOTE_DONE}");
+    let options = [&["--concurrency", "3", "--max-idle", "1s"], options].concat();
+    let worker = crew.exec("worker", &bed.queue, &options, &script)?;
+    crew.noted("begun", 3).await?;
+    client.close().await?;
+    Ok((worker, published))
+}
+
+/// The worker behind `proxy` tries for a next connection, and no handler runs; then it gets one and finishes.
+async fn comes_back(
+    bed: &Bed,
+    crew: &Crew<'_>,
+    proxy: &mayfly_tests::Proxy,
+    (mut worker, published): (Worker, Ids),
+) -> Result<()> {
+    until("it tries for a next connection", LIMIT, async || Ok(proxy.accepted() >= 2)).await?;
+    let handlers = crew.handlers("worker", &worker);
+    ensure!(handlers.is_empty(), "it connects while handlers run: {}", super::describe(&handlers));
+    proxy.set(Fault::None);
+    crew.noted("begun", 6).await?;
+    crew.go()?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!((report.messages, report.done, report.given_back) == (6, 3, 3), "{report:?}");
+    let done = crew.notes("done")?;
+    ids::assert_same("published", &published, "done", &done.ids())?;
+    ensure!(done.0.len() == 3 && done.0.iter().all(|note| note.redelivered && note.attempt == 1), "{done:?}");
+    ensure!(!bed.directory().join("overlaps").exists());
+    let settled = worker.process.settled()?;
+    ensure!(settled.iter().filter(|it| it.outcome == "lost").count() == 3, "{settled:?}");
+    ensure!(worker.events()? == ["started", "ready", "draining", "exit"], "{:?}", worker.events());
+    crew.nothing_is_left(&[&bed.queue]).await
+}
+
+async fn a_cut_connection_ends_its_handlers_before_the_next_one(bed: &Bed) -> Result<()> {
+    let proxy = bed.proxy().await?;
+    let crew = Crew::new(bed).over(proxy.url());
+    let at_work = at_work(bed, &crew, &[]).await?;
+    proxy.set(Fault::Cut);
+    let noticed = async || Ok(at_work.0.process.log()?.contains("connection lost"));
+    until("it has noticed", LIMIT, noticed).await?;
+    // The next one stays half-open, so that there is time to look.
+    proxy.set(Fault::Hang(Way::Both));
+    comes_back(bed, &crew, &proxy, at_work).await
+}
+
+async fn a_network_that_hangs_ends_its_handlers_before_the_next_connection(bed: &Bed) -> Result<()> {
+    let proxy = bed.proxy().await?;
+    let crew = Crew::new(bed).over(format!("{}?heartbeat=2", proxy.url()));
+    let at_work = at_work(bed, &crew, &[]).await?;
+    proxy.set(Fault::Hang(Way::Both));
+    comes_back(bed, &crew, &proxy, at_work).await
+}
+
+async fn a_broker_that_stays_away_is_given_up_and_its_messages_go_to_others(bed: &Bed) -> Result<()> {
+    let proxy = bed.proxy().await?;
+    let crew = Crew::new(bed).over(proxy.url());
+    let (mut worker, _) = at_work(bed, &crew, &["--reconnect-for", "1s"]).await?;
+    proxy.set(Fault::Refuse);
+    let report = worker.ends_with(exit::UNAVAILABLE).await?;
+    ensure!(report.reason == ExitReason::BrokerLost, "{report:?}");
+    ensure!((report.messages, report.done, report.given_back) == (3, 0, 3), "{report:?}");
+    ensure!(report.startup_ms.is_some() && report.detail.is_some(), "{report:?}");
+    let client = bed.client().await?;
+    client.until_ready(&bed.queue, 3, LIMIT).await?;
+    crew.nothing_is_left(&[]).await?;
+    client.close().await
+}
+
+async fn a_queue_that_was_deleted_is_worked_on_when_it_is_back(bed: &Bed) -> Result<()> {
+    let crew = Crew::new(bed);
+    let client = bed.client().await?;
+    client.declare(&bed.queue, Kind::Classic).await?;
+    let arguments = ["sleep", "--queue", &bed.queue, "--for", "1ms", "--max-idle", "1s"];
+    let mut worker = crew.start("worker", &[&arguments[..], &["--reconnect-for", "2m"]].concat())?;
+    worker.is("ready").await?;
+    client.delete(&bed.queue).await?;
+    let refused = async || Ok(worker.process.log()?.contains("does not exist"));
+    until("it has missed its queue", LIMIT, refused).await?;
+    client.declare(&bed.queue, Kind::Classic).await?;
+    let published = client.publish(&bed.queue, 5).await?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!(report.reason == ExitReason::Idle && report.done == 5, "{report:?}");
+    ids::assert_same("published", &published, "done", &worker.process.done_ids()?)?;
+    crew.nothing_is_left(&[&bed.queue]).await?;
+    client.close().await
+}
+
+async fn the_probe_says_not_ready_until_it_is_and_ready_from_then_on(bed: &Bed) -> Result<()> {
+    let proxy = bed.proxy().await?;
+    let crew = Crew::new(bed).over(proxy.url());
+    let client = bed.client().await?;
+    client.declare(&bed.queue, Kind::Classic).await?;
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    let probe = async |name: &str, code: i32| {
+        let program = bed.program("mayfly-worker")?.args(["ready", "--admin-listen", &listen]);
+        program.run(name, LIMIT).await?.exits_with(code, LIMIT).await
+    };
+    probe("nobody", exit::UNAVAILABLE).await?;
+    proxy.set(Fault::Refuse);
+    let arguments = ["sleep", "--queue", &bed.queue, "--admin-listen", &listen, "--max-idle", "2s"];
+    let mut worker = crew.start("worker", &arguments)?;
+    let tried = async || Ok(worker.process.log()?.contains("cannot connect"));
+    until("it has tried to connect", LIMIT, tried).await?;
+    probe("early", exit::TEMPFAIL).await?;
+    proxy.set(Fault::None);
+    worker.is("ready").await?;
+    probe("ready", exit::OK).await?;
+    proxy.set(Fault::Refuse);
+    until("it has lost its connection", LIMIT, async || {
+        Ok(worker.process.log()?.contains("connection lost"))
+    })
+    .await?;
+    probe("lost", exit::OK).await?;
+    proxy.set(Fault::None);
+    worker.ends_with(exit::OK).await?;
+    crew.nothing_is_left(&[&bed.queue]).await?;
+    client.close().await
+}

@@ -1,0 +1,155 @@
+//! SIGTERM: what has not begun goes back, what has may finish, and nothing of a handler runs any more when
+//! its message is somebody else's.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::StreamExt;
+use lapin::{
+    options::{BasicAckOptions, BasicConsumeOptions},
+    types::FieldTable,
+};
+use mayfly_service::report::ExitReason;
+use mayfly_tests::{
+    Bed, Kind, Signal,
+    bed::rounds,
+    ids::{self, Ids},
+    node::free_port,
+    on_each_release, until,
+};
+
+use super::{Crew, LIMIT, NOTE_BEGUN, NOTE_DONE, STUBBORN, WAIT_FOR_GO, both, declare, exit, is_locked};
+
+on_each_release!(
+    a_signal_gives_back_what_has_not_begun_and_finishes_the_rest,
+    a_message_is_given_back_only_when_nothing_of_its_handler_runs,
+    a_second_signal_ends_it_at_once_and_nothing_of_it_is_left,
+    a_signal_ends_a_worker_that_waits_for_its_broker,
+);
+
+async fn a_signal_gives_back_what_has_not_begun_and_finishes_the_rest(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    for (kind, queue) in both(bed, &client).await? {
+        let crew = Crew::new(bed);
+        let published = client.publish(&queue, 10).await?;
+        let script = format!("{NOTE_BEGUN}; {WAIT_FOR_GO}; {NOTE_DONE}");
+        let name = format!("first-{kind:?}");
+        let options = ["--concurrency", "2", "--prefetch", "6"];
+        let mut first = crew.exec(&name, &queue, &options, &script)?;
+        crew.noted("begun", 2).await?;
+        client.until_ready(&queue, 4, LIMIT).await?;
+        first.process.signal(Signal::TERM)?;
+        // While both handlers go on.
+        client.until_ready(&queue, 8, LIMIT).await?;
+        ensure!(!crew.handlers(&name, &first).is_empty() && first.process.ended()?.is_none());
+        crew.go()?;
+        let report = first.ends_with(exit::OK).await?;
+        ensure!(report.reason == ExitReason::AskedToStop, "{report:?}");
+        ensure!((report.messages, report.done, report.given_back) == (6, 2, 4), "{report:?}");
+        ensure!(client.depth(&queue).await?.ready == 8);
+
+        let mut second = crew.exec(&format!("second-{kind:?}"), &queue, &["--max-idle", "1s"], &script)?;
+        second.ends_with(exit::OK).await?;
+        let done = crew.notes("done")?;
+        ids::assert_same("published", &published, "done", &done.ids())?;
+        ensure!(done.0.len() == 10, "{done:?}");
+        crew.nothing_is_left(&[&queue]).await?;
+        for file in ["begun", "done", "go"] {
+            fs::remove_file(bed.directory().join(file))?;
+        }
+    }
+    client.close().await
+}
+
+/// Handlers at a time.
+const BATCH: usize = 10;
+
+async fn a_message_is_given_back_only_when_nothing_of_its_handler_runs(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    let script = format!("{STUBBORN}; wait");
+    let concurrency = BATCH.to_string();
+    let options = ["--concurrency", &concurrency, "--grace", "100ms"];
+    for (kind, queue) in both(bed, &client).await? {
+        for batch in 0..rounds(200) / BATCH {
+            let begun = crew.notes("begun")?.0.len();
+            let published = client.publish(&queue, BATCH).await?;
+            let mut worker = crew.exec(&format!("{kind:?}-{batch}"), &queue, &options, &script)?;
+            crew.noted("begun", begun + BATCH).await?;
+            let held = published.iter().filter(|id| is_locked(&lock(bed, id)).unwrap_or(false)).count();
+            ensure!(held == BATCH, "only {held} locks are held: the test would see nothing");
+            let next = next_deliveries(bed, &queue, &published);
+            let signalled =
+                async {
+                    until("the next one is there", LIMIT, async || {
+                        Ok(client.depth(&queue).await?.consumers == 2)
+                    })
+                    .await?;
+                    worker.process.signal(Signal::TERM)
+                };
+            futures_util::future::try_join(next, signalled).await?;
+            let report = worker.ends_with(exit::OK).await?;
+            ensure!(report.given_back == BATCH as u64, "{report:?}");
+        }
+        crew.nothing_is_left(&[&queue]).await?;
+    }
+    ensure!(!bed.directory().join("overlaps").exists());
+    client.close().await
+}
+
+fn lock(bed: &Bed, id: &str) -> std::path::PathBuf {
+    bed.directory().join(format!("lock-{id}"))
+}
+
+/// Consumes `expected` messages; at the moment of each delivery nobody may hold the lock of its last handler.
+pub(super) async fn next_deliveries(bed: &Bed, queue: &str, expected: &Ids) -> Result<()> {
+    let client = bed.client().await?;
+    let options = BasicConsumeOptions::default();
+    let consume = client.channel().basic_consume(queue.into(), "next".into(), options, FieldTable::default());
+    let mut consumer = consume.await?;
+    let mut delivered = Ids::new();
+    let all = async {
+        while delivered != *expected {
+            let delivery = consumer.next().await.context("the consumer ended")??;
+            let id = delivery.properties.message_id().as_ref().context("no id")?.to_string();
+            ensure!(!is_locked(&lock(bed, &id))?, "{id} is here while its last handler runs");
+            delivery.ack(BasicAckOptions::default()).await?;
+            delivered.insert(id);
+        }
+        Ok(())
+    };
+    tokio::time::timeout(LIMIT, all).await.context("some are never delivered")??;
+    client.close().await
+}
+
+async fn a_second_signal_ends_it_at_once_and_nothing_of_it_is_left(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    declare(&client, &bed.queue, Kind::Quorum).await?;
+    client.publish(&bed.queue, 3).await?;
+    let options = ["--concurrency", "2", "--prefetch", "3", "--grace", "1h"];
+    let mut worker = crew.exec("worker", &bed.queue, &options, &format!("{STUBBORN}; wait"))?;
+    crew.noted("begun", 2).await?;
+    worker.process.signal(Signal::TERM)?;
+    worker.is("draining").await?;
+    worker.process.signal(Signal::TERM)?;
+    let report = worker.ends_with(exit::INTERNAL).await?;
+    ensure!(crew.running().is_empty(), "{}", super::describe(&crew.running()));
+    ensure!(report.reason == ExitReason::Aborted && report.given_back == 3, "{report:?}");
+    client.until_ready(&bed.queue, 3, LIMIT).await?;
+    crew.nothing_is_left(&[]).await?;
+    client.close().await
+}
+
+async fn a_signal_ends_a_worker_that_waits_for_its_broker(bed: &Bed) -> Result<()> {
+    let nobody = format!("amqp://guest:guest@127.0.0.1:{}/%2f", free_port()?);
+    let crew = Crew::new(bed).over(nobody);
+    let mut worker = crew.start("worker", &["sleep", "--queue", &bed.queue])?;
+    let waits = async || Ok(worker.process.log()?.contains("cannot connect"));
+    until("it has tried to connect", LIMIT, waits).await?;
+    worker.process.signal(Signal::INT)?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!(report.reason == ExitReason::AskedToStop && report.startup_ms.is_none(), "{report:?}");
+    ensure!(worker.events()? == ["started", "exit"], "{:?}", worker.events());
+    crew.nothing_is_left(&[]).await
+}
