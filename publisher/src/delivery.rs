@@ -231,6 +231,9 @@ impl Delivery {
         loop {
             tokio::select! {
                 report = &mut batch => {
+                    if let (Some(since), None) = (blocked_since, &report.interrupted) {
+                        accepted_again(progress, since);
+                    }
                     return Some(report);
                 }
                 _ = look.tick() => match (connection.is_blocked(), blocked_since) {
@@ -243,8 +246,7 @@ impl Delivery {
                     }
                     (false, Some(since)) => {
                         blocked_since = None;
-                        let waited = since.elapsed().as_secs_f64();
-                        progress.note(&format!("the broker accepts messages again after {waited:.1} s"));
+                        accepted_again(progress, since);
                     }
                     _ => progress.tick(),
                 },
@@ -277,6 +279,11 @@ impl Delivery {
         }
         Ok(true)
     }
+}
+
+fn accepted_again(progress: &Progress, blocked_since: Instant) {
+    let waited = blocked_since.elapsed().as_secs_f64();
+    progress.note(&format!("the broker accepts messages again after {waited:.1} s"));
 }
 
 // === impl Session ===

@@ -5,3 +5,4 @@
 mod harness;
 mod publisher;
 mod scaler;
+mod worker;
