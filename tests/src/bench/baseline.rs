@@ -1,0 +1,57 @@
+//! The bare client that mayfly is compared with: as little as one can write with the same library.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::StreamExt;
+use lapin::{
+    Channel, Connection, ConnectionProperties, Consumer,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::time::Instant;
+
+/// Messages held at once.
+pub(crate) const PREFETCH: u16 = 100;
+/// Messages per ack.
+const BATCH: usize = 50;
+
+/// A registered consumer.
+pub(crate) struct Bare {
+    connection: Connection,
+    channel: Channel,
+    consumer: Consumer,
+}
+
+// === impl Bare ===
+
+impl Bare {
+    /// Connects and consumes.
+    pub(crate) async fn register(url: &str, queue: &str) -> Result<Self> {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            channel.basic_consume(queue.into(), "bare".into(), options, FieldTable::default()).await?;
+        Ok(Self { connection, channel, consumer })
+    }
+
+    /// Takes `count` messages, a multiple of 50, and says how long the broker took to have all acks.
+    pub(crate) async fn take(&mut self, count: usize) -> Result<Duration> {
+        ensure!(count.is_multiple_of(BATCH), "{count} is no multiple of {BATCH}");
+        let begun = Instant::now();
+        for number in 1..=count {
+            let delivery = self.consumer.next().await.context("the consumer has ended")??;
+            if number.is_multiple_of(BATCH) {
+                ensure!(delivery.ack(BasicAckOptions { multiple: true }).await?, "an ack was not sent");
+            }
+        }
+        self.channel.close(200, "done".into()).await?;
+        Ok(begun.elapsed())
+    }
+
+    pub(crate) async fn close(self) -> Result<()> {
+        Ok(self.connection.close(200, "done".into()).await?)
+    }
+}
