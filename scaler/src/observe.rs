@@ -21,11 +21,12 @@ pub type QueueFactsByName = BTreeMap<String, Fact<QueueFacts>>;
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The limit of connecting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// Between two tries to connect: first, most. A broker that returns is seen within two seconds.
+/// Between two tries to connect: first, most; jitter at most doubles it, so a broker that returns is seen
+/// within two seconds.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
-/// Between two looks at a queue that is missing or forbidden, or two tries of a refused password: first,
-/// most. Each such look costs the broker a log line.
-const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(6500));
+/// Between two looks at a queue that is missing or forbidden, or two tries of a refused password (±10 %): each
+/// costs the broker a line of its log.
+const REFUSED: Duration = Duration::from_millis(6500);
 
 /// Looks at queues again and again.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub struct QueueWatch {
 struct Probe {
     channel: Option<Channel>,
     look_again: Option<Instant>,
-    refused: Delays,
+    jitter: Jitter,
 }
 
 /// Growing, jittered delays that start anew after a success.
@@ -119,7 +120,7 @@ impl QueueWatch {
                 Ok(connection) => connection,
                 Err(error) => {
                     let refused = matches!(error, Error::AccessRefused { .. });
-                    self.connect_again = Some(now + if refused { REFUSED.0 } else { self.reconnect.next() });
+                    self.connect_again = Some(now + if refused { REFUSED } else { self.reconnect.next() });
                     return Err(error);
                 }
             },
@@ -191,7 +192,7 @@ fn update(facts: &mut QueueFactsByName, queue: &str, mut fact: Fact<QueueFacts>)
 
 impl Probe {
     fn new() -> Self {
-        Self { channel: None, look_again: None, refused: Delays::new(REFUSED) }
+        Self { channel: None, look_again: None, jitter: Jitter::default() }
     }
 
     /// The outer error concerns the connection, the inner one only this queue.
@@ -208,15 +209,14 @@ impl Probe {
             Ok(QueueState::Present(depth)) => {
                 self.channel = Some(channel);
                 self.look_again = None;
-                self.refused = Delays::new(REFUSED);
                 Ok(Ok(QueueFacts::Present { ready: depth.ready, consumers: depth.consumers }))
             }
             Ok(QueueState::Missing) => {
-                self.look_again = Some(Instant::now() + self.refused.next());
+                self.look_again = Some(Instant::now() + self.jitter.spread(REFUSED));
                 Ok(Ok(QueueFacts::Missing))
             }
             Err(error @ Error::Forbidden { .. }) => {
-                self.look_again = Some(Instant::now() + self.refused.next());
+                self.look_again = Some(Instant::now() + self.jitter.spread(REFUSED));
                 Ok(Err(error))
             }
             Err(error) => Err(error),

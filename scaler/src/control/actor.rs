@@ -6,14 +6,16 @@ use std::{sync::Arc, time::Duration};
 use mayfly_service::crash::crash_point;
 use tokio::sync::watch;
 
-use super::view::{Loaded, View};
+use super::{
+    course::Decider,
+    view::{Loaded, View},
+};
 use crate::{
     config::Config,
     launcher::{LaunchError, Launched, Launcher, Plan, Removed},
     observe::{QueueFactsByName, chain},
     policy::{
-        Decision, Fact, Intent, Judgement, Launch, Memory, Observation, Phase, StateRecord, Unknown, Verdict,
-        Why, Worker, decide, decide_pool, job_name, judge, share,
+        Fact, Judgement, Memory, Observation, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge,
     },
     state::{StateError, StateStore},
     time::{Clock, Time},
@@ -21,14 +23,6 @@ use crate::{
 
 /// A POST needs a listing no older than this.
 const LISTING_FRESH: Duration = Duration::from_secs(2);
-/// From this age on anybody may complete an intent …
-pub(super) const COMPLETE_AFTER: Duration = Duration::from_secs(5);
-/// … up to this age; later nobody POSTs it.
-pub(super) const COMPLETE_UNTIL: Duration = Duration::from_secs(60);
-/// An intent without a Job is withdrawn at this age …
-pub(super) const WITHDRAW_AFTER: Duration = Duration::from_secs(120);
-/// … if this process has known it for at least this long.
-const WITHDRAW_KNOWN_FOR: Duration = Duration::from_secs(15);
 /// Tries to take a refused intent out of the record again.
 const REFUSAL_TRIES: u32 = 3;
 
@@ -60,13 +54,6 @@ pub(super) struct Acted {
     pub(super) view: View,
     /// Whether the record was written.
     pub(super) wrote: bool,
-}
-
-/// What one act is going to do, decided on fresh facts.
-struct Course {
-    record: StateRecord,
-    posts: Vec<Plan>,
-    removals: Vec<Worker>,
 }
 
 // === impl Actor ===
@@ -106,21 +93,18 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             workers: view.workers.clone(),
             state: view.record.clone(),
         };
-        let mut course = self.course(&memory, &observation, &judged, &view, now);
+        let decider =
+            Decider { config: &self.config, memory: &memory, observation: &observation, me: &self.me, now };
+        let mut course = decider.course(&judged, &view.intents_seen);
         let wrote = persist_estimates || amended || course.record.differs_in_substance(&record);
         if wrote {
-            keep_marks(&mut course.record, &memory, &self.config);
+            decider.keep_marks(&mut course.record);
             if expected.is_none() && view.lost_since.take().is_some() {
                 tracing::error!(
                     "the state record was lost and is rebuilt: pause and cool-down of all pools are lost"
                 );
             }
-            let launches = course
-                .record
-                .pools
-                .values()
-                .flat_map(|state| &state.intents)
-                .any(|intent| intent.stamp == now);
+            let launches = course.has_launches(now);
             crash_point(if launches { "before-intent" } else { "before-settle" });
             match self.state.replace(expected, course.record).await {
                 Ok(written) => {
@@ -145,107 +129,6 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             self.post(plan, listed_at, &mut view).await;
         }
         Acted { view, wrote }
-    }
-
-    /// Decides what to do, and writes it into the record.
-    fn course(
-        &self,
-        memory: &Memory,
-        observation: &Observation,
-        judged: &StateRecord,
-        view: &View,
-        now: Time,
-    ) -> Course {
-        let decisions = share(decide(memory, observation, &self.config, now), observation, &self.config);
-        let mut course = Course { record: judged.clone(), posts: Vec::new(), removals: Vec::new() };
-        for (pool, state) in &judged.pools {
-            for intent in &state.intents {
-                let age = now.since(intent.stamp);
-                let known_for =
-                    view.intents_seen.get(&(pool.clone(), intent.serial)).map(|seen| now.since(*seen));
-                if age >= WITHDRAW_AFTER && known_for.is_some_and(|known| known >= WITHDRAW_KNOWN_FOR) {
-                    tracing::warn!(
-                        pool,
-                        serial = intent.serial,
-                        "launch withdrawn: its job never came to be"
-                    );
-                    let state = course.record.pool_mut(pool);
-                    *state = state.without_intent(intent.serial);
-                } else if (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age)
-                    && self.still_wanted(memory, observation, judged, pool, intent, now)
-                {
-                    tracing::info!(
-                        pool,
-                        serial = intent.serial,
-                        by = intent.by,
-                        "completing a launch left open"
-                    );
-                    course.posts.push(self.plan(pool, intent, judged));
-                }
-            }
-        }
-        for (pool, decision) in decisions {
-            match decision {
-                Decision::Launch(Launch { slots, reason }) => {
-                    for slot in slots {
-                        let state = course.record.pool_mut(&pool);
-                        let intent = Intent {
-                            serial: state.next_serial,
-                            slot,
-                            reason: reason.to_string(),
-                            stamp: now,
-                            by: self.me.clone(),
-                        };
-                        state.next_serial += 1;
-                        state.intents.push(intent.clone());
-                        course.posts.push(self.plan(&pool, &intent, &course.record));
-                    }
-                }
-                Decision::Withdraw(withdraw) => {
-                    let workers = observation.workers.known().into_iter().flatten();
-                    course
-                        .removals
-                        .extend(workers.filter(|worker| withdraw.workers.contains(&worker.name)).cloned());
-                }
-                Decision::Hold(_) => {}
-            }
-        }
-        course
-    }
-
-    /// Whether the pool would launch if `intent` had not been written.
-    fn still_wanted(
-        &self,
-        memory: &Memory,
-        observation: &Observation,
-        record: &StateRecord,
-        pool: &str,
-        intent: &Intent,
-        now: Time,
-    ) -> bool {
-        let Some(config) = self.config.pools.iter().find(|config| config.name == pool) else { return false };
-        let mut without = record.clone();
-        *without.pool_mut(pool) = record.pool(pool).without_intent(intent.serial);
-        let state = without.pool(pool);
-        let observation =
-            Observation { state: Fact::Known { value: without, at: now }, ..observation.clone() };
-        let decision = decide_pool(memory, &observation, &self.config, config, &state, now);
-        let shared = share([(pool.to_owned(), decision)].into(), &observation, &self.config);
-        matches!(shared.get(pool), Some(Decision::Launch(_)))
-    }
-
-    fn plan(&self, pool: &str, intent: &Intent, record: &StateRecord) -> Plan {
-        let service_time = record.pool(pool).estimates.service_time;
-        Plan {
-            name: job_name(&self.config.instance, pool, record.epoch, intent.serial),
-            pool: pool.to_owned(),
-            serial: intent.serial,
-            slot: intent.slot,
-            reason: intent.reason.clone(),
-            stamp: intent.stamp,
-            service_time: service_time
-                .and_then(|time| Duration::try_from_secs_f64(time.mean_ms / 1000.0).ok()),
-        }
     }
 
     async fn post(&self, plan: &Plan, listed_at: Time, view: &mut View) {
@@ -329,17 +212,6 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             && let Err(error) = self.launcher.tidy(&ended, &counted, now).await
         {
             tracing::warn!(error = %chain(&error), "ended workers not tidied up");
-        }
-    }
-}
-
-/// Puts what ages are counted from into the record.
-fn keep_marks(record: &mut StateRecord, memory: &Memory, config: &Config) {
-    for pool in &config.pools {
-        for queue in &pool.queues {
-            if let Some(marks) = memory.marks(queue) {
-                record.pool_mut(&pool.name).estimates.queues.insert(queue.clone(), marks);
-            }
         }
     }
 }

@@ -2,6 +2,7 @@
 //! woke it, and it never waits inside an action.
 
 mod actor;
+mod course;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -239,10 +240,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
     /// Intents that somebody may have to complete or withdraw are looked after once a second.
     fn intents_are_due(&mut self, now: Time) -> bool {
         let Some(record) = self.view.record.known().filter(|_| now >= self.due.intents) else { return false };
-        let is_due = record.pools.values().flat_map(|state| &state.intents).any(|intent| {
-            let age = now.since(intent.stamp);
-            (actor::COMPLETE_AFTER..=actor::COMPLETE_UNTIL).contains(&age) || age >= actor::WITHDRAW_AFTER
-        });
+        let mut intents = record.pools.values().flat_map(|state| &state.intents);
+        let is_due = intents.any(|intent| course::is_left_open(intent, now));
         if is_due {
             self.due.intents = now + INTENT_CADENCE;
         }

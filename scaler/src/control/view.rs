@@ -1,7 +1,8 @@
 //! What one scaler process knows of the fleet: the record and the workers, each as of some moment.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
+use super::course::IntentsSeen;
 use crate::{
     config::Config,
     policy::{Fact, Phase, StateRecord, Unknown, Why, Worker},
@@ -24,7 +25,7 @@ pub(super) struct View {
     /// Since when the record is missing beside live workers.
     pub(super) lost_since: Option<Time>,
     /// When this process first saw each open intent, by pool and serial.
-    pub(super) intents_seen: BTreeMap<(String, u64), Time>,
+    pub(super) intents_seen: IntentsSeen,
 }
 
 /// A record to decide on, and the revision that a compare-and-swap expects to replace.
@@ -47,7 +48,7 @@ impl View {
             record: Fact::Unknown(unseen),
             amended: false,
             lost_since: None,
-            intents_seen: BTreeMap::new(),
+            intents_seen: IntentsSeen::new(),
         }
     }
 

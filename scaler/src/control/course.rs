@@ -1,0 +1,266 @@
+//! What one act is going to do: pure, decided on what the act has read afresh.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    config::Config,
+    launcher::Plan,
+    policy::{
+        Decision, Fact, Intent, Launch, Memory, Observation, StateRecord, Worker, decide, decide_pool,
+        job_name, share,
+    },
+    time::Time,
+};
+
+/// From this age on anybody may complete an intent …
+const COMPLETE_AFTER: Duration = Duration::from_secs(5);
+/// … up to this age; later nobody POSTs it.
+const COMPLETE_UNTIL: Duration = Duration::from_secs(60);
+/// An intent without a Job is withdrawn at this age …
+const WITHDRAW_AFTER: Duration = Duration::from_secs(120);
+/// … if this process has known it for at least this long.
+const WITHDRAW_KNOWN_FOR: Duration = Duration::from_secs(15);
+
+/// When this process first saw each open intent, by pool and serial.
+pub(super) type IntentsSeen = BTreeMap<(String, u64), Time>;
+
+/// All that a course depends on, besides the record.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decider<'a> {
+    pub(super) config: &'a Config,
+    pub(super) memory: &'a Memory,
+    /// With the record as judged.
+    pub(super) observation: &'a Observation,
+    /// This process, in the intents that it writes.
+    pub(super) me: &'a str,
+    pub(super) now: Time,
+}
+
+/// The record to write, and then what to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Course {
+    pub(super) record: StateRecord,
+    pub(super) posts: Vec<Plan>,
+    pub(super) removals: Vec<Worker>,
+}
+
+/// Whether somebody may have to complete or withdraw this intent by now.
+pub(super) fn is_left_open(intent: &Intent, now: Time) -> bool {
+    let age = now.since(intent.stamp);
+    (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age) || age >= WITHDRAW_AFTER
+}
+
+// === impl Course ===
+
+impl Course {
+    /// Whether it writes new intents.
+    pub(super) fn has_launches(&self, now: Time) -> bool {
+        self.record.pools.values().flat_map(|state| &state.intents).any(|intent| intent.stamp == now)
+    }
+}
+
+// === impl Decider ===
+
+impl Decider<'_> {
+    /// Decides for all pools and writes it into the record.
+    pub(super) fn course(&self, judged: &StateRecord, seen: &IntentsSeen) -> Course {
+        let Self { config, memory, observation, now, .. } = *self;
+        let mut course = Course { record: judged.clone(), posts: Vec::new(), removals: Vec::new() };
+        for (pool, state) in &judged.pools {
+            for intent in &state.intents {
+                self.look_after(pool, intent, judged, seen, &mut course);
+            }
+        }
+        for (pool, decision) in share(decide(memory, observation, config, now), observation, config) {
+            match decision {
+                Decision::Launch(launch) => self.launch(&pool, &launch, &mut course),
+                Decision::Withdraw(withdraw) => {
+                    let workers = observation.workers.known().into_iter().flatten();
+                    let unneeded = workers.filter(|worker| withdraw.workers.contains(&worker.name));
+                    course.removals.extend(unneeded.cloned());
+                }
+                Decision::Hold(_) => {}
+            }
+        }
+        course
+    }
+
+    fn launch(&self, pool: &str, launch: &Launch, course: &mut Course) {
+        for slot in &launch.slots {
+            let state = course.record.pool_mut(pool);
+            let intent = Intent {
+                serial: state.next_serial,
+                slot: *slot,
+                reason: launch.reason.to_string(),
+                stamp: self.now,
+                by: self.me.to_owned(),
+            };
+            state.next_serial += 1;
+            state.intents.push(intent.clone());
+            course.posts.push(self.plan(pool, &intent, &course.record));
+        }
+    }
+
+    /// Completes or withdraws an intent that was left open.
+    fn look_after(
+        &self,
+        pool: &str,
+        intent: &Intent,
+        judged: &StateRecord,
+        seen: &IntentsSeen,
+        course: &mut Course,
+    ) {
+        let age = self.now.since(intent.stamp);
+        let known_for = seen.get(&(pool.to_owned(), intent.serial)).map(|seen| self.now.since(*seen));
+        if age >= WITHDRAW_AFTER && known_for.is_some_and(|known| known >= WITHDRAW_KNOWN_FOR) {
+            tracing::warn!(pool, serial = intent.serial, "launch withdrawn: its job never came to be");
+            let state = course.record.pool_mut(pool);
+            *state = state.without_intent(intent.serial);
+        } else if (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age)
+            && self.is_still_wanted(pool, intent, judged)
+        {
+            tracing::info!(pool, serial = intent.serial, by = intent.by, "completing a launch left open");
+            course.posts.push(self.plan(pool, intent, judged));
+        }
+    }
+
+    /// Whether the pool would launch if `intent` had not been written.
+    fn is_still_wanted(&self, pool: &str, intent: &Intent, judged: &StateRecord) -> bool {
+        let Self { config, memory, observation, now, .. } = *self;
+        let Some(pool_config) = config.pool(pool) else { return false };
+        let mut without = judged.clone();
+        *without.pool_mut(pool) = judged.pool(pool).without_intent(intent.serial);
+        let state = without.pool(pool);
+        let observation =
+            Observation { state: Fact::Known { value: without, at: now }, ..observation.clone() };
+        let decision = decide_pool(memory, &observation, config, pool_config, &state, now);
+        let shared = share([(pool.to_owned(), decision)].into(), &observation, config);
+        matches!(shared.get(pool), Some(Decision::Launch(_)))
+    }
+
+    fn plan(&self, pool: &str, intent: &Intent, record: &StateRecord) -> Plan {
+        let service_time = record.pool(pool).estimates.service_time;
+        Plan {
+            name: job_name(&self.config.instance, pool, record.epoch, intent.serial),
+            pool: pool.to_owned(),
+            serial: intent.serial,
+            slot: intent.slot,
+            reason: intent.reason.clone(),
+            stamp: intent.stamp,
+            service_time: service_time
+                .and_then(|time| Duration::try_from_secs_f64(time.mean_ms / 1000.0).ok()),
+        }
+    }
+
+    /// Puts what ages are counted from into the record.
+    pub(super) fn keep_marks(&self, record: &mut StateRecord) {
+        for pool in &self.config.pools {
+            for queue in &pool.queues {
+                if let Some(marks) = self.memory.marks(queue) {
+                    record.pool_mut(&pool.name).estimates.queues.insert(queue.clone(), marks);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{BrokerSource, LauncherConfig, PoolConfig, WorkerTemplate},
+        policy::{QueueFacts, remember},
+    };
+
+    const NOW: Time = Time::from_millis(1_800_000_000_000);
+
+    fn config() -> Config {
+        let worker = WorkerTemplate::Process { command: vec!["worker".to_owned()], env: BTreeMap::new() };
+        Config {
+            instance: "mayfly".to_owned(),
+            check_interval: Duration::from_millis(250),
+            broker: BrokerSource::default(),
+            launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
+            quota: None,
+            pools: vec![PoolConfig::with_defaults("a", "queue", worker)],
+        }
+    }
+
+    /// The course with one intent of pool `pool` that is this old, `ready` messages waiting, and the intent
+    /// known to this process for `known_for`.
+    fn course(pool: &str, age: u64, ready: u64, known_for: u64) -> Course {
+        let config = config();
+        let mut record = StateRecord::new(NOW);
+        let intent = Intent {
+            serial: 7,
+            slot: 0,
+            reason: "a test".to_owned(),
+            stamp: NOW - Duration::from_secs(age),
+            by: "somebody else".to_owned(),
+        };
+        record.pool_mut(pool).next_serial = 8;
+        record.pool_mut(pool).intents.push(intent);
+        let facts = Fact::Known { value: QueueFacts::Present { ready, consumers: 0 }, at: NOW };
+        let observation = Observation {
+            queues: [("queue".to_owned(), facts)].into(),
+            workers: Fact::Known { value: Vec::new(), at: NOW },
+            state: Fact::Known { value: record.clone(), at: NOW },
+        };
+        let memory = remember(Memory::default(), &observation, &config);
+        let decider =
+            Decider { config: &config, memory: &memory, observation: &observation, me: "me", now: NOW };
+        let seen = [((pool.to_owned(), 7), NOW - Duration::from_secs(known_for))].into();
+        decider.course(&record, &seen)
+    }
+
+    fn posts(course: &Course) -> Vec<u64> {
+        course.posts.iter().map(|plan| plan.serial).collect()
+    }
+
+    fn intents(course: &Course, pool: &str) -> Vec<u64> {
+        course.record.pool(pool).intents.iter().map(|intent| intent.serial).collect()
+    }
+
+    #[test]
+    fn an_open_intent_is_completed_between_5_and_60_seconds_and_never_later() {
+        for (age, completed) in [(0, false), (4, false), (5, true), (60, true), (61, false), (119, false)] {
+            let course = course("a", age, 1, 600);
+            assert_eq!(posts(&course), if completed { vec![7] } else { vec![] }, "{age} s");
+            assert_eq!(intents(&course, "a"), [7], "{age} s");
+        }
+    }
+
+    #[test]
+    fn an_open_intent_that_nothing_needs_any_more_is_not_completed() {
+        assert_eq!(posts(&course("a", 10, 0, 600)), [0; 0]);
+    }
+
+    #[test]
+    fn an_intent_whose_job_never_came_is_withdrawn_after_two_minutes_and_its_serial_is_burnt() {
+        let course = course("a", 120, 0, 15);
+        assert_eq!(intents(&course, "a"), [0; 0]);
+        assert_eq!(course.record.pool("a").next_serial, 8);
+        assert_eq!(posts(&course), [0; 0]);
+    }
+
+    #[test]
+    fn an_old_intent_that_this_process_has_just_met_is_not_withdrawn_yet() {
+        assert_eq!(intents(&course("a", 3600, 0, 14), "a"), [7]);
+    }
+
+    #[test]
+    fn an_intent_of_a_pool_that_is_no_longer_configured_is_withdrawn_and_never_completed() {
+        assert_eq!(posts(&course("gone", 10, 1, 600)).len(), 1, "pool a launches, the other one does not");
+        assert_eq!(intents(&course("gone", 10, 1, 600), "gone"), [7]);
+        assert_eq!(intents(&course("gone", 120, 0, 600), "gone"), [0; 0]);
+    }
+
+    #[test]
+    fn a_launch_takes_the_next_serial_and_names_its_writer() {
+        let course = course("gone", 10, 1, 600);
+        let written = &course.record.pool("a").intents[0];
+        assert_eq!((written.serial, written.slot, &*written.by, written.stamp), (1, 0, "me", NOW));
+        assert_eq!(course.posts[0].name, job_name("mayfly", "a", course.record.epoch, 1));
+        assert!(course.has_launches(NOW));
+    }
+}
