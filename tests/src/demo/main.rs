@@ -99,7 +99,12 @@ async fn demo(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     };
     let result = match played {
-        Ok(scene) => Summary::of(args, &scene, &stage).await,
+        Ok(scene) => {
+            screen.hint("checking at the broker and in the process table…");
+            let summary = Summary::of(args, &scene, &stage).await;
+            screen.clear();
+            summary
+        }
         Err(error) => {
             screen.say(&stage.logs());
             Err(error)

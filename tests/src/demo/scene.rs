@@ -138,10 +138,10 @@ impl Scene {
         self.queue()?.pointer("/facts/known/value/present/ready")?.as_u64()
     }
 
-    /// The oldest message's age in seconds: estimate, and what is certain.
-    pub(crate) fn age(&self) -> Option<(f64, f64, Option<f64>)> {
+    /// The oldest message's age in seconds: an estimate, and what it is at most, if that is known.
+    pub(crate) fn age(&self) -> Option<(f64, Option<f64>)> {
         let age = &self.queue()?["age"];
-        Some((age["estimate"].as_f64()?, age["at_least"].as_f64()?, age["at_most"].as_f64()))
+        Some((age["estimate"].as_f64()?, age["at_most"].as_f64()))
     }
 
     fn queue(&self) -> Option<&Value> {

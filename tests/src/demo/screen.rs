@@ -32,6 +32,13 @@ impl Screen {
         println!("{text}");
     }
 
+    /// Writes a line that goes with the next drawing, on a terminal only.
+    pub(crate) fn hint(&mut self, text: &str) {
+        if self.terminal.is_term() && self.terminal.write_line(&style(text).dim().to_string()).is_ok() {
+            self.drawn += 1;
+        }
+    }
+
     /// Takes the drawing off the terminal.
     pub(crate) fn clear(&mut self) {
         let _ = self.terminal.clear_last_lines(self.drawn);
@@ -111,9 +118,9 @@ fn worker_line(worker: &Worker) -> String {
 
 fn queue(scene: &Scene) -> String {
     let ready = scene.ready().map_or_else(|| "depth unknown".to_owned(), |ready| format!("{ready} ready"));
-    let age = scene.age().map_or_else(String::new, |(estimate, at_least, at_most)| {
-        let at_most = at_most.map_or_else(|| "?".to_owned(), |at_most| format!("{at_most:.1}"));
-        format!(", the oldest about {estimate:.1} s ({at_least:.1} to {at_most})")
+    let age = scene.age().map_or_else(String::new, |(estimate, at_most)| {
+        let at_most = at_most.map_or_else(String::new, |at_most| format!(" (at most {at_most:.0} s)"));
+        format!(", the oldest for about {estimate:.1} s{at_most}")
     });
     format!("{ready}{age}")
 }

@@ -103,7 +103,8 @@ impl Stage {
             if let Some(status) = self.scaler.as_mut().context("no scaler")?.ended()? {
                 return Ok(Some(Err(anyhow::anyhow!("the scaler ended with {status}"))));
             }
-            self.status().await.map(|_| Some(Ok(())))
+            // It has seen the empty queue: from now on it knows how old a message can be at most.
+            Ok((self.status().await?["reason"] == "Empty").then_some(Ok(())))
         })
         .await??;
         let Args { work, start_delay, max_workers, .. } = args;
