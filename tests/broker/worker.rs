@@ -22,10 +22,6 @@ use mayfly_service::{contract, report::ExitReport};
 use mayfly_tests::{Bed, Broker, Client, Kind, Process, Program, Signal, ids::Ids, until};
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 
 /// For what takes milliseconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -120,7 +116,7 @@ impl<'a> Crew<'a> {
             .env(contract::STATUS_FILE, &status)
             .env(contract::INSTANCE, &self.bed.queue)
             .env("CREW", &self.bed.queue)
-            .env("WORKER", name)
+            .env("WORKER", self.mark(name))
             .env("DIR", self.bed.directory());
         Ok((program, status, termination_log))
     }
@@ -142,6 +138,10 @@ impl<'a> Crew<'a> {
     /// Starts a worker that runs `script` for each message.
     fn exec(&self, name: &str, queue: &str, options: &[&str], script: &str) -> Result<Worker> {
         self.start(name, &exec(queue, options, script))
+    }
+
+    fn mark(&self, name: &str) -> String {
+        format!("{}/{name}", self.bed.queue)
     }
 
     /// What handlers noted in a file.
@@ -167,7 +167,7 @@ impl<'a> Crew<'a> {
 
     /// What runs of the handlers of one worker.
     fn handlers(&self, name: &str, worker: &Worker) -> BTreeSet<i32> {
-        let mut all = &self.running() & &having(&format!("WORKER={name}"));
+        let mut all = having(&format!("WORKER={}", self.mark(name)));
         all.remove(&worker.process.pid());
         all
     }
@@ -187,12 +187,10 @@ impl<'a> Crew<'a> {
         Ok(!handlers.is_empty())
     }
 
-    /// What the broker lists of us: connections by name.
+    /// Our connections as the broker lists them.
     async fn connections(&self) -> Result<Vec<String>> {
-        let listed = management(&self.broker, "/api/connections?columns=client_properties").await?;
-        let listed: Vec<Value> = serde_json::from_str(&listed)?;
-        let names = listed.iter().filter_map(|it| it["client_properties"]["connection_name"].as_str());
-        Ok(names.filter(|name| name.contains(&self.bed.queue)).map(str::to_owned).collect())
+        let listed = self.broker.connections().await?.into_iter().map(|connection| connection.name);
+        Ok(listed.filter(|name| name.contains(&self.bed.queue)).collect())
     }
 
     /// Waits until no process, connection or consumer of us is left, and nothing waits in `empty`.
@@ -201,12 +199,12 @@ impl<'a> Crew<'a> {
         ensure!(running.is_empty(), "still running: {}", describe(&running));
         let client = self.broker.client().await?;
         until("no connection and no consumer is left", LIMIT, async || {
-            let connections = self.connections().await?;
-            ensure!(connections.is_empty(), "connections {connections:?}");
             for queue in empty {
                 let depth = client.depth(queue).await?;
                 ensure!(depth.ready == 0 && depth.consumers == 0, "{queue}: {depth:?}");
             }
+            let connections = self.connections().await?;
+            ensure!(connections.is_empty(), "connections {connections:?}");
             Ok(true)
         })
         .await?;
@@ -382,21 +380,4 @@ fn is_locked(path: &Path) -> Result<bool> {
         Err(fs::TryLockError::WouldBlock) => Ok(true),
         Err(fs::TryLockError::Error(error)) => Err(error.into()),
     }
-}
-
-/// Asks the broker's management API.
-async fn management(broker: &Broker, path: &str) -> Result<String> {
-    // guest:guest
-    let head = format!("GET {path} HTTP/1.0\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\r\n");
-    let exchange = async {
-        let mut stream = TcpStream::connect(("127.0.0.1", broker.ports.management)).await?;
-        stream.write_all(head.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer = tokio::time::timeout(LIMIT, exchange).await.context("no answer")??;
-    let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
-    ensure!(head.contains(" 200 "), "{path}: {head}");
-    Ok(body.to_owned())
 }

@@ -1,6 +1,12 @@
 //! What a test lies in: a shared broker, a queue name of its own, a directory for logs.
 
-use std::{panic::AssertUnwindSafe, path::Path, sync::Mutex, time::Duration};
+use std::{
+    fs,
+    panic::AssertUnwindSafe,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use futures_util::FutureExt;
@@ -19,6 +25,8 @@ pub const BROKERS: &str = "MAYFLY_TEST_BROKERS";
 pub const FULL: &str = "MAYFLY_TEST_FULL";
 /// No test runs longer than this.
 const TEST_LIMIT: Duration = Duration::from_mins(10);
+/// How many logs a failed test shows.
+const LOGS_SHOWN: usize = 4;
 /// What mayfly may declare beside a queue of this name (DESIGN §7), deleted with it.
 const COMPANIONS: [&str; 6] = [".retry.5s", ".retry.30s", ".retry.2m", ".retry.10m", ".suspect", ".dead"];
 
@@ -126,6 +134,20 @@ impl Bed {
         self.directory.path()
     }
 
+    /// The ends of the logs that programs wrote to last.
+    fn last_logs(&self) -> Result<Vec<(PathBuf, String)>> {
+        let mut logs = Vec::new();
+        for entry in fs::read_dir(self.directory())? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|extension| extension == "log") {
+                logs.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        logs.sort();
+        let last = logs.into_iter().rev().take(LOGS_SHOWN);
+        Ok(last.map(|(_, path)| (path.clone(), crate::process::tail(&path))).collect())
+    }
+
     /// Deletes the queues that were handed out.
     async fn clean(&self) -> Result<()> {
         let client = self.client().await?;
@@ -188,6 +210,9 @@ async fn run_in_bed(release: Release, body: impl AsyncFnOnce(&Bed) -> Result<()>
         Ok(Ok(())) => cleaned,
         Ok(Err(error)) => {
             eprintln!("--- end of the log of {release}:\n{}", bed.broker.log_tail());
+            for (path, tail) in bed.last_logs().unwrap_or_default() {
+                eprintln!("--- end of {}:\n{tail}", path.display());
+            }
             Err(error)
         }
         Err(panic) => std::panic::resume_unwind(panic),

@@ -25,6 +25,9 @@ pub struct Cli {
     pub(crate) command: Command,
 }
 
+/// The environment variable of `--termination-log`, which counts also when the command line is refused.
+pub(crate) const TERMINATION_LOG: &str = "MAYFLY_TERMINATION_LOG";
+
 const EXAMPLES: &str = "\
 Examples:
   mayfly-worker exec --queue documents -- ./parse --fast
@@ -139,7 +142,7 @@ pub(crate) struct WorkArgs {
     #[arg(long, env = "MAYFLY_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Write the exit report to this file. Default: /dev/termination-log where it exists.
-    #[arg(long, env = "MAYFLY_TERMINATION_LOG", value_name = "FILE")]
+    #[arg(long, env = TERMINATION_LOG, value_name = "FILE")]
     pub(crate) termination_log: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) launch: LaunchArgs,

@@ -1,6 +1,6 @@
 //! The program around the worker: start claim, admin server, exit report.
 
-use std::{ffi::OsStr, num::NonZeroU32, time::Duration};
+use std::{ffi::OsStr, num::NonZeroU32, path::Path, time::Duration};
 
 use axum::Router;
 use clap::{CommandFactory, Parser};
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{Cli, Command, WorkArgs},
+    args::{Cli, Command, TERMINATION_LOG, WorkArgs},
     handler::{Exec, Handler, Sleep},
     options::Options,
     probe::probe,
@@ -28,35 +28,38 @@ use crate::{
 /// How long open connections to the admin server may hold up the end.
 const ADMIN_STOP_LIMIT: Duration = Duration::from_millis(100);
 
-/// Reads the command line. A refusal is printed, also into the status file: else the scaler would take this
-/// worker for one that never got to start, and launch it again and again.
+/// Reads the command line. A refusal is printed, and told wherever an end is told.
 ///
 /// # Errors
 /// The exit code to end with: 0 after help or version, 64 after bad usage.
 pub fn parse() -> Result<Cli, ExitCode> {
-    Cli::try_parse().map_err(|error| {
-        // Nothing can be done when even this fails.
-        let _ = error.print();
-        if !error.use_stderr() {
-            return ExitCode::Ok;
-        }
-        if let Some(path) = std::env::var_os(contract::STATUS_FILE)
-            && let Ok(file) = StatusFile::open(path.as_ref())
-        {
-            let text = error.render().to_string();
-            let report = ExitReport::new(ExitReason::Misconfigured).with_detail(&text);
-            file.exit(&report, ExitCode::Usage.code());
-        }
-        ExitCode::Usage
-    })
+    Cli::try_parse().map_err(|error| refused(&error))
+}
+
+/// Tells that the command line is no good. There are no options then: where to tell it comes from the
+/// environment. Without it the scaler would take this worker for one that never got to start, and launch it
+/// again and again.
+fn refused(error: &clap::Error) -> ExitCode {
+    // Nothing can be done when even this fails.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::Ok;
+    }
+    let report = ExitReport::new(ExitReason::Misconfigured).with_detail(&error.render().to_string());
+    write_termination_log(std::env::var_os(TERMINATION_LOG).as_deref().map(Path::new), &report);
+    if let Some(path) = std::env::var_os(contract::STATUS_FILE)
+        && let Ok(file) = StatusFile::open(path.as_ref())
+    {
+        file.exit(&report, ExitCode::Usage.code());
+    }
+    ExitCode::Usage
 }
 
 /// Does what the command line says and returns what to exit with.
 pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
     let Cli { log, broker, command } = cli;
     if let Err(error) = log.init() {
-        let _ = Cli::command().error(clap::error::ErrorKind::InvalidValue, chain(&error)).print();
-        return ExitCode::Usage;
+        return refused(&Cli::command().error(clap::error::ErrorKind::InvalidValue, chain(&error)));
     }
     match command {
         Command::Sleep(args) => {

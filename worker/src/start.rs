@@ -53,24 +53,42 @@ impl Link {
         needs_companions: bool,
     ) -> Result<Self, StartError> {
         let connection = Connection::open(&options.url, &options.name, CALL_LIMIT).await?;
-        if options.declare {
-            topology.declare(&connection).await?;
+        // On the heap: large, and needed only for a moment.
+        match Box::pin(register(&connection, options, topology, needs_companions)).await {
+            Ok(intake) => Ok(Self { connection, intake }),
+            Err(error) => {
+                // The connection is fine, so it is closed in order: the broker would log a lost client.
+                if !error.is_transient()
+                    && let Err(error) = connection.close().await
+                {
+                    tracing::debug!(error = chain(&error), "connection did not close");
+                }
+                Err(error)
+            }
         }
-        if needs_companions {
-            check_companions(&connection, topology).await?;
-        }
-        let intake = Intake::open(
-            &connection,
-            &IntakeOptions {
-                queue: options.queue.clone(),
-                prefetch: options.prefetch.get(),
-                priority: options.priority,
-                tag: String::new(),
-            },
-        )
-        .await?;
-        Ok(Self { connection, intake })
     }
+}
+
+/// All of [`Link::open`] that comes after connecting.
+async fn register(
+    connection: &Connection,
+    options: &Options,
+    topology: &Topology,
+    needs_companions: bool,
+) -> Result<Intake, StartError> {
+    if options.declare {
+        topology.declare(connection).await?;
+    }
+    if needs_companions {
+        check_companions(connection, topology).await?;
+    }
+    let intake_options = IntakeOptions {
+        queue: options.queue.clone(),
+        prefetch: options.prefetch.get(),
+        priority: options.priority,
+        tag: String::new(),
+    };
+    Ok(Intake::open(connection, &intake_options).await?)
 }
 
 /// Passively: names all that is missing, so that it is repaired at once. The queue itself is left to the

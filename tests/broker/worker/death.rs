@@ -32,8 +32,7 @@ async fn what_killed_workers_held_is_delivered_again_and_finished(bed: &Bed) -> 
     for (kind, queue) in both(bed, &client).await? {
         let seed = 0xdead + u64::from(kind == Kind::Quorum);
         let kills = rounds(200);
-        let published = client.publish(&queue, kills * 8).await?;
-        let met = kill_workers(&crew, &queue, kills, Dice(seed)).await?;
+        let (published, met) = kill_workers(&crew, &client, &queue, kills, Dice(seed)).await?;
         let (begun, done) = (crew.notes(&format!("{queue}.begun"))?, crew.notes(&format!("{queue}.done"))?);
         eprintln!(
             "{} {kind:?}, seed {seed:#x}: {} published, {kills} kills, {met} of them in a handler, begun {}, \
@@ -53,16 +52,22 @@ async fn what_killed_workers_held_is_delivered_again_and_finished(bed: &Bed) -> 
     client.close().await
 }
 
-/// Kills workers in mid-message, replaces them, and waits until the last ones have emptied the queue. Returns
-/// how many of the workers died with a handler running.
-async fn kill_workers(crew: &Crew<'_>, queue: &str, kills: usize, mut dice: Dice) -> Result<usize> {
-    let begun_file = format!("{queue}.begun");
+/// Kills workers in mid-message, replaces them, and waits until the last ones have finished everything. Returns
+/// what was published, and how many of the workers died with a handler running.
+async fn kill_workers(
+    crew: &Crew<'_>,
+    client: &Client,
+    queue: &str,
+    kills: usize,
+    mut dice: Dice,
+) -> Result<(Ids, usize)> {
+    let (begun, done) = (format!("{queue}.begun"), format!("{queue}.done"));
     let script = format!("{NOTE_BEGUN}; sleep 0.03; {NOTE_DONE}")
-        .replace("/begun", &format!("/{begun_file}"))
-        .replace("/done", &format!("/{queue}.done"));
+        .replace("/begun", &format!("/{begun}"))
+        .replace("/done", &format!("/{done}"));
     let start = |number: usize| -> Result<(String, Worker)> {
         let name = format!("{queue}-{number}");
-        let options = ["--concurrency", "2", "--prefetch", "4", "--max-idle", "1s"];
+        let options = ["--concurrency", "2", "--prefetch", "4", "--max-idle", "5m"];
         let worker = crew.exec(&name, queue, &options, &script)?;
         Ok((name, worker))
     };
@@ -70,20 +75,26 @@ async fn kill_workers(crew: &Crew<'_>, queue: &str, kills: usize, mut dice: Dice
     for number in 0..WORKERS {
         workers.push(start(number)?);
     }
+    let mut published = client.publish(queue, 20).await?;
     let mut in_handlers = 0;
     for kill in 0..kills {
-        let before = crew.notes(&begun_file)?.0.len();
-        crew.noted(&begun_file, before + 1).await?;
+        let before = crew.notes(&begun)?.0.len();
+        published.extend(client.publish(queue, 16).await?);
+        crew.noted(&begun, before + 1).await?;
         tokio::time::sleep(dice.moment(HANDLER)).await;
-        let chosen = dice.below(workers.len());
+        let is_at_work = |(name, worker): &(String, Worker)| !crew.handlers(name, worker).is_empty();
+        let at_work: Vec<_> = (0..WORKERS).filter(|index| is_at_work(&workers[*index])).collect();
+        let chosen = at_work.get(dice.below(at_work.len())).copied().unwrap_or(0);
         let (name, mut worker) = workers.swap_remove(chosen);
         in_handlers += usize::from(crew.kill(&name, &mut worker).await?);
         workers.push(start(WORKERS + kill)?);
     }
+    until("all are done", LIMIT, async || Ok(crew.notes(&done)?.ids().is_superset(&published))).await?;
     for (_, worker) in &mut workers {
+        worker.process.signal(Signal::TERM)?;
         worker.ends_with(exit::OK).await?;
     }
-    Ok(in_handlers)
+    Ok((published, in_handlers))
 }
 
 /// Publishes `count` messages and lets a worker die at `step`; `script` is its handler.

@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use anyhow::{Result, bail, ensure};
 use mayfly_service::report::ExitReason;
 use mayfly_tests::{
-    Bed, Fault, Kind, Way,
+    Bed, Fault, Kind, Signal, Way,
     fleet::get,
     ids::{self, Ids},
     node::free_port,
@@ -43,7 +43,7 @@ async fn a_broker_restarted_under_working_workers_loses_nothing(bed: &Bed) -> Re
             .replace("/done", &format!("/{queue}.done"));
         for number in 0..2 {
             let mut options = vec!["--concurrency", "2", "--prefetch", "4"];
-            options.extend(["--max-idle", "3s", "--reconnect-for", "2m"]);
+            options.extend(["--max-idle", "5m", "--reconnect-for", "2m"]);
             let listen = format!("127.0.0.1:{admin}");
             if workers.is_empty() {
                 options.extend(["--admin-listen", &listen]);
@@ -86,8 +86,9 @@ async fn a_broker_restarted_under_working_workers_loses_nothing(bed: &Bed) -> Re
         broken = stays_ready(admin) => bail!("readiness went away: {broken:?}"),
     };
     for worker in &mut workers {
+        worker.process.signal(Signal::TERM)?;
         let report = worker.ends_with(exit::OK).await?;
-        ensure!(report.reason == ExitReason::Idle, "{report:?}");
+        ensure!(report.reason == ExitReason::AskedToStop, "{report:?}");
         ensure!(worker.events()? == ["started", "ready", "draining", "exit"], "{:?}", worker.events());
     }
     for ((kind, queue), published) in queues.iter().zip(&published) {

@@ -36,6 +36,11 @@ async fn refused(
     }
     ensure!(!worker.events()?.contains(&"ready".to_owned()), "{:?}", worker.events());
     crew.nothing_is_left(&[]).await?;
+    // What is refused leaves in order, else people look for a crash in the broker's log.
+    let log = std::fs::read_to_string(crew.broker.log_file())?;
+    let name = format!("mayfly-worker {}", crew.bed.queue);
+    let warning = log.lines().find(|line| line.contains("closing AMQP connection") && line.contains(&name));
+    ensure!(warning.is_none(), "{warning:?}");
     Ok(report)
 }
 
