@@ -19,6 +19,7 @@ on_each_release!(
     a_cut_connection_ends_its_handlers_before_the_next_one,
     a_network_that_hangs_ends_its_handlers_before_the_next_connection,
     a_broker_that_stays_away_is_given_up_and_its_messages_go_to_others,
+    a_broker_that_blocks_publishers_holds_up_only_what_is_to_be_retried,
     a_queue_that_was_deleted_is_worked_on_when_it_is_back,
     the_probe_says_not_ready_until_it_is_and_ready_from_then_on,
 );
@@ -177,6 +178,43 @@ async fn a_broker_that_stays_away_is_given_up_and_its_messages_go_to_others(bed:
     let client = bed.client().await?;
     client.until_ready(&bed.queue, 3, LIMIT).await?;
     crew.nothing_is_left(&[]).await?;
+    client.close().await
+}
+
+/// Retries are published over a connection of their own: on the consuming one a blocked broker would hold up
+/// every ack.
+async fn a_broker_that_blocks_publishers_holds_up_only_what_is_to_be_retried(bed: &Bed) -> Result<()> {
+    let node = bed.own_node().await?;
+    let crew = Crew::at(bed, node.broker().clone());
+    let client = node.broker().client().await?;
+    declare(&client, "q", Kind::Quorum).await?;
+    // The broker blocks a connection when it publishes: the first failure opens it and is retried still.
+    let failing = client.publish("q", 2).await?;
+    let good = client.publish("q", 20).await?;
+    let bad = failing.iter().cloned().collect::<Vec<_>>().join(" ");
+    node.broker().memory_alarm(true).await?;
+    let script = format!(r#"case " $BAD " in *" $MAYFLY_MESSAGE_ID "*) exit 75 ;; esac; {NOTE_DONE}"#);
+    let options = ["--concurrency", "3", "--prefetch", "6", "--max-idle", "1s"];
+    let arguments = super::exec("q", &options, &script);
+    let mut worker = crew.start_with("worker", &arguments, &[("BAD", &bad)])?;
+    crew.noted("done", good.len()).await?;
+    let is_acked = async || Ok(worker.process.done_ids()? == good);
+    until("what is done is acked", LIMIT, is_acked).await?;
+    until("the broker blocks the worker's publishing connection", LIMIT, async || {
+        let connections = node.broker().connections().await?;
+        let is_blocked = |name: &str| connections.iter().any(|it| it.name == name && it.state == "blocked");
+        let name = format!("mayfly-worker {}", bed.queue);
+        ensure!(!is_blocked(&name), "the consuming one is blocked");
+        Ok(is_blocked(&format!("{name} (publishing)")))
+    })
+    .await?;
+    ensure!(worker.process.ended()?.is_none(), "{}", worker.process.log_tail());
+    node.broker().memory_alarm(false).await?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!((report.done, report.retried, report.given_back) == (20, 2, 0), "{report:?}");
+    let retried = client.take_all("q.retry.5s", 2, LIMIT).await?;
+    ids::assert_same("failing", &failing, "retried", &retried)?;
+    crew.nothing_is_left(&["q", "q.retry.5s"]).await?;
     client.close().await
 }
 

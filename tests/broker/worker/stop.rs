@@ -1,7 +1,7 @@
 //! SIGTERM: what has not begun goes back, what has may finish, and nothing of a handler runs any more when
 //! its message is somebody else's.
 
-use std::fs;
+use std::{collections::VecDeque, fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
@@ -18,10 +18,13 @@ use mayfly_tests::{
     on_each_release, until,
 };
 
-use super::{Crew, LIMIT, NOTE_BEGUN, NOTE_DONE, STUBBORN, WAIT_FOR_GO, both, declare, exit, is_locked};
+use super::{
+    Crew, Dice, LIMIT, NOTE_BEGUN, NOTE_DONE, STUBBORN, WAIT_FOR_GO, both, declare, exit, is_locked,
+};
 
 on_each_release!(
     a_signal_gives_back_what_has_not_begun_and_finishes_the_rest,
+    workers_stopped_at_random_instants_lose_nothing_and_do_nothing_twice,
     a_message_is_given_back_only_when_nothing_of_its_handler_runs,
     a_second_signal_ends_it_at_once_and_nothing_of_it_is_left,
     a_signal_ends_a_worker_that_waits_for_its_broker,
@@ -57,6 +60,54 @@ async fn a_signal_gives_back_what_has_not_begun_and_finishes_the_rest(bed: &Bed)
         for file in ["begun", "done", "go"] {
             fs::remove_file(bed.directory().join(file))?;
         }
+    }
+    client.close().await
+}
+
+async fn workers_stopped_at_random_instants_lose_nothing_and_do_nothing_twice(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    for (kind, queue) in both(bed, &client).await? {
+        let seed = 0x5709 + u64::from(kind == Kind::Quorum);
+        let stops = rounds(200);
+        let (mut dice, mut published) = (Dice(seed), Ids::new());
+        let (mut messages, mut done, mut given_back) = (0, 0, 0);
+        let file = format!("{queue}.done");
+        let script = format!("sleep 0.01; {NOTE_DONE}").replace("/done", &format!("/{file}"));
+        let start = |number: usize| {
+            let options = ["--concurrency", "2", "--prefetch", "6"];
+            crew.exec(&format!("{queue}-{number}"), &queue, &options, &script)
+        };
+        let mut workers = VecDeque::from([start(0)?, start(1)?]);
+        for number in 2..stops + 4 {
+            if number < stops + 2 {
+                published.extend(client.publish(&queue, 8).await?);
+                workers.push_back(start(number)?);
+            } else {
+                let all = async || Ok(crew.notes(&file)?.ids() == published);
+                until("all are done", LIMIT, all).await?;
+            }
+            let mut worker = workers.pop_front().context("a worker")?;
+            worker.is("ready").await?;
+            tokio::time::sleep(dice.moment(Duration::from_millis(40))).await;
+            worker.process.signal(Signal::TERM)?;
+            let report = worker.ends_with(exit::OK).await?;
+            ensure!(report.reason == ExitReason::AskedToStop, "{report:?}");
+            messages += report.messages;
+            done += report.done;
+            given_back += report.given_back;
+        }
+        let noted = crew.notes(&file)?;
+        eprintln!(
+            "{} {kind:?}, seed {seed:#x}: {} published, {stops} stops, {given_back} given back, done again {}",
+            bed.release,
+            published.len(),
+            noted.repeats()
+        );
+        ids::assert_same("published", &published, "done", &noted.ids())?;
+        ensure!(noted.repeats() == 0, "done again: {:?}", noted.count());
+        ensure!(done == published.len() as u64 && messages == done + given_back);
+        crew.nothing_is_left(&[&queue]).await?;
     }
     client.close().await
 }
