@@ -9,15 +9,10 @@ use std::{
 
 use backon::BackoffBuilder;
 use mayfly_broker::{BatchReport, BrokerUrl, CALL_LIMIT, Connection, Error, Outgoing, Publisher};
-use mayfly_service::{ExitCode, Shutdown, backoff};
+use mayfly_service::{ExitCode, Shutdown, backoff, chain};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::{
-    failure::{Failure, chain},
-    input::Source,
-    progress::Progress,
-    tally::Tally,
-};
+use crate::{failure::Failure, input::Source, progress::Progress, tally::Tally};
 
 /// How often the user is told the state while a batch is on its way.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt};
 
 use mayfly_broker::{BadUrl, Error as BrokerError};
-use mayfly_service::ExitCode;
+use mayfly_service::{ExitCode, chain};
 
 /// Why a command failed, as told to its user.
 #[derive(Debug)]
@@ -57,18 +57,6 @@ impl From<BrokerError> for Failure {
         let next = next_step(&error);
         Self { code, what: chain(&error), next }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn next_step(error: &BrokerError) -> Option<String> {

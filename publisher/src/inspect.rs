@@ -3,11 +3,11 @@
 use std::fmt;
 
 use mayfly_broker::{BrokerArgs, CALL_LIMIT, Connection, Depth, Error, QueueState};
-use mayfly_service::ExitCode;
+use mayfly_service::{ExitCode, chain};
 
 use crate::{
     args::{InspectArgs, Output},
-    failure::{Failure, chain},
+    failure::Failure,
     output, url,
 };
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use backon::BackoffBuilder;
 use mayfly_broker::{BrokerUrl, Channel, Connection, Error, QueueState};
-use mayfly_service::backoff::backoff;
+use mayfly_service::{backoff::backoff, chain};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -251,11 +251,4 @@ impl Jitter {
         let part = u32::try_from(self.0.hash_one(self.1) % 2001).unwrap_or(1000);
         interval.mul_f64(0.9 + f64::from(part) / 10_000.0)
     }
-}
-
-/// An error with its causes on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod backoff;
+mod chain;
 pub mod contract;
 pub mod crash;
 pub mod deadline;
@@ -12,6 +13,7 @@ pub mod report;
 pub mod shutdown;
 pub mod tls;
 
+pub use chain::chain;
 pub use deadline::{DeadlineExceeded, deadline};
 pub use exit::ExitCode;
 pub use shutdown::Shutdown;

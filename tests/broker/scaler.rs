@@ -37,7 +37,7 @@ fn sleeper(bed: &Bed, work: &str) -> Result<Vec<String>> {
     Ok(words.map(str::to_owned).to_vec())
 }
 
-fn fleet<'a>(bed: &'a Bed, name: &str, work: &str, changes: Value) -> Result<Fleet<'a>> {
+fn fleet<'a>(bed: &'a Bed, name: &str, work: &str, changes: &Value) -> Result<Fleet<'a>> {
     let command = sleeper(bed, work)?;
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     Fleet::new(bed, name, &words, changes)
@@ -73,7 +73,7 @@ async fn two_scalers_on_one_state_launch_each_worker_once(bed: &Bed) -> Result<(
     let rounds = rounds(20).max(4);
     for round in 0..rounds {
         let changes = json!({ "launch_interval": "500ms", "max_workers": 3 });
-        let fleet = fleet(bed, &format!("round-{round}"), LONG, changes)?;
+        let fleet = fleet(bed, &format!("round-{round}"), LONG, &changes)?;
         let mut first = fleet.scaler(&format!("first-{round}"), &[])?;
         let mut second = fleet.scaler(&format!("second-{round}"), &[])?;
         fleet.workers_when("three workers are ready", SOON, |workers| ready(workers) == 3).await?;
@@ -112,7 +112,7 @@ async fn a_scaler_killed_anywhere_in_a_launch_doubles_and_loses_nothing(bed: &Be
     ];
     for (step, never_started) in steps {
         let changes = json!({ "launch_interval": "1s", "max_workers": 2 });
-        let fleet = fleet(bed, step, LONG, changes)?;
+        let fleet = fleet(bed, step, LONG, &changes)?;
         let mut killed = fleet.scaler(&format!("killed-{step}"), &[("MAYFLY_CRASH_AT", step)])?;
         let status = killed.process.exits(SOON).await?;
         ensure!(!status.success(), "{step} was passed alive");
@@ -142,7 +142,7 @@ async fn a_cool_down_survives_a_killed_scaler(bed: &Bed) -> Result<()> {
     client.declare(&bed.queue, Kind::Classic).await?;
     client.publish(&bed.queue, 1).await?;
     let changes = json!({ "launch_interval": "100ms", "cooldown_base": "3s" });
-    let failing = Fleet::new(bed, "fleet", &["/does/not/exist"], changes)?;
+    let failing = Fleet::new(bed, "fleet", &["/does/not/exist"], &changes)?;
     let mut killed = failing.scaler("killed", &[])?;
     let state = eventually("the failure is counted", SOON, async || {
         let state = failing.state()?;
@@ -168,14 +168,14 @@ async fn no_launch_while_the_broker_is_gone_and_on_it_goes_after_that(bed: &Bed)
     client.declare(&bed.queue, Kind::Quorum).await?;
     client.publish(&bed.queue, 10).await?;
     let proxy = bed.proxy().await?;
-    let mut fleet = fleet(bed, "fleet", LONG, json!({ "launch_interval": "1s", "max_workers": 4 }))?;
+    let mut fleet = fleet(bed, "fleet", LONG, &json!({ "launch_interval": "1s", "max_workers": 4 }))?;
     // The workers stay with the broker; only the scaler loses it.
     fleet.url = proxy.url();
     let direct = json!({ "MAYFLY_BROKER_URL": bed.broker.url() });
     let command = sleeper(bed, LONG)?;
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let worker = json!({ "command": words, "env": direct });
-    fleet.configure(&words, json!({ "launch_interval": "1s", "max_workers": 4, "worker": worker }))?;
+    fleet.configure(&words, &json!({ "launch_interval": "1s", "max_workers": 4, "worker": worker }))?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     fleet.workers_when("the first worker is ready", SOON, |workers| ready(workers) == 1).await?;
     for fault in [Fault::Cut, Fault::Hang(Way::Both)] {
@@ -203,7 +203,7 @@ async fn a_small_batch_waits_until_it_is_old_enough(bed: &Bed) -> Result<()> {
     let client = bed.client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
     let changes = json!({ "target_queue_size": 50, "force_empty_queue_interval": "4s" });
-    let fleet = fleet(bed, "fleet", "10ms", changes)?;
+    let fleet = fleet(bed, "fleet", "10ms", &changes)?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     scaler.decides("Empty", SOON).await?;
     let begun = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
@@ -229,7 +229,7 @@ async fn a_small_batch_is_done_also_while_another_worker_is_busy_for_long(bed: &
     let command =
         [&*worker, "exec", "--queue", &bed.queue, "--max-idle", "1s", "--", "sh", "-c", "sleep $(cat)"];
     let changes = json!({ "target_queue_size": 50, "force_empty_queue_interval": "2s" });
-    let fleet = Fleet::new(bed, "fleet", &command, changes)?;
+    let fleet = Fleet::new(bed, "fleet", &command, &changes)?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     client.publish_one(&bed.queue, "long", b"1000").await?;
     fleet.workers_when("one worker is ready", SOON, |workers| ready(workers) == 1).await?;
@@ -251,7 +251,7 @@ async fn a_worker_that_nothing_needs_any_more_is_taken_back_before_it_starts(bed
     let client = bed.client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
     client.publish(&bed.queue, 1).await?;
-    let fleet = fleet(bed, "fleet", LONG, json!({ "start_delay": "10m", "withdraw_after": "1s" }))?;
+    let fleet = fleet(bed, "fleet", LONG, &json!({ "start_delay": "10m", "withdraw_after": "1s" }))?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     let status = scaler.decides("WaitingForPending", SOON).await?;
     ensure!(status["text"].as_str().is_some_and(|text| text.contains("node coming")), "{}", status["text"]);
@@ -268,7 +268,7 @@ async fn a_worker_that_nothing_needs_any_more_is_taken_back_before_it_starts(bed
 
 async fn a_missing_queue_is_a_state_and_its_appearance_is_seen(bed: &Bed) -> Result<()> {
     let client = bed.client().await?;
-    let fleet = fleet(bed, "fleet", LONG, json!({ "launch_interval": "1s" }))?;
+    let fleet = fleet(bed, "fleet", LONG, &json!({ "launch_interval": "1s" }))?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     scaler.decides("QueueMissing", SOON).await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
@@ -282,7 +282,7 @@ async fn a_missing_queue_is_a_state_and_its_appearance_is_seen(bed: &Bed) -> Res
 }
 
 async fn a_wrong_password_is_a_state(bed: &Bed) -> Result<()> {
-    let mut fleet = fleet(bed, "fleet", LONG, json!({}))?;
+    let mut fleet = fleet(bed, "fleet", LONG, &json!({}))?;
     fleet.url = bed.broker.url_for("guest", "not-the-password");
     let mut scaler = fleet.scaler("scaler", &[])?;
     let status = eventually("the refusal is told", SOON, async || {
@@ -302,7 +302,7 @@ async fn a_stopped_scaler_leaves_its_workers_and_the_next_one_finds_them(bed: &B
     let client = bed.client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
     client.publish(&bed.queue, 5).await?;
-    let fleet = fleet(bed, "fleet", LONG, json!({ "launch_interval": "500ms", "max_workers": 2 }))?;
+    let fleet = fleet(bed, "fleet", LONG, &json!({ "launch_interval": "500ms", "max_workers": 2 }))?;
     let mut first = fleet.scaler("first", &[])?;
     fleet.workers_when("two workers are ready", SOON, |workers| ready(workers) == 2).await?;
     ends(&mut first.process).await?;
@@ -319,7 +319,7 @@ async fn a_stopped_scaler_leaves_its_workers_and_the_next_one_finds_them(bed: &B
 async fn a_paused_pool_launches_nothing_until_it_is_resumed(bed: &Bed) -> Result<()> {
     let client = bed.client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
-    let fleet = fleet(bed, "fleet", LONG, json!({}))?;
+    let fleet = fleet(bed, "fleet", LONG, &json!({}))?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     scaler.decides("Empty", SOON).await?;
     fleet.state_command("pause", &["pause"]).await?;
@@ -336,7 +336,7 @@ async fn a_damaged_record_holds_until_it_is_repaired(bed: &Bed) -> Result<()> {
     let client = bed.client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
     client.publish(&bed.queue, 5).await?;
-    let fleet = fleet(bed, "fleet", LONG, json!({ "launch_interval": "100ms", "max_workers": 1 }))?;
+    let fleet = fleet(bed, "fleet", LONG, &json!({ "launch_interval": "100ms", "max_workers": 1 }))?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     scaler.decides("AtMaximum", SOON).await?;
     ends(&mut scaler.process).await?;
@@ -356,7 +356,7 @@ async fn a_name_that_is_taken_by_something_else_is_skipped_and_told(bed: &Bed) -
     let client = bed.client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
     client.publish(&bed.queue, 5).await?;
-    let fleet = fleet(bed, "fleet", LONG, json!({ "launch_interval": "1s", "max_workers": 2 }))?;
+    let fleet = fleet(bed, "fleet", LONG, &json!({ "launch_interval": "1s", "max_workers": 2 }))?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     let workers = fleet.workers_when("one worker is there", SOON, |workers| workers.len() == 1).await?;
     // Another instance's worker took our next name.

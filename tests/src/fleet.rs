@@ -65,7 +65,7 @@ impl<'a> Fleet<'a> {
     ///
     /// # Errors
     /// When files cannot be written.
-    pub fn new(bed: &'a Bed, name: &str, command: &[&str], changes: Value) -> Result<Self> {
+    pub fn new(bed: &'a Bed, name: &str, command: &[&str], changes: &Value) -> Result<Self> {
         let directory = bed.directory().join(name);
         fs::create_dir(&directory)?;
         let mut fleet = Self { bed, url: bed.broker.url(), config: directory.join("mayfly.yaml"), directory };
@@ -77,7 +77,7 @@ impl<'a> Fleet<'a> {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn configure(&mut self, command: &[&str], changes: Value) -> Result<()> {
+    pub fn configure(&mut self, command: &[&str], changes: &Value) -> Result<()> {
         let mut pool = json!({
             "name": "pool",
             "queues": [{ "name": self.bed.queue }],

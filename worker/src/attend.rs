@@ -56,7 +56,7 @@ impl<H: Handler> Attendant<H> {
                                 (verdict, None)
                             }
                             Err(error) => {
-                                let detail = crate::report::chain(&error);
+                                let detail = mayfly_service::chain(&error);
                                 (Verdict::Unfit(ExitReason::Misconfigured), Some(detail))
                             }
                         },

@@ -54,7 +54,7 @@ impl Forwarder {
             if !error.is_transient() && begun.elapsed() >= self.patience {
                 return Err(error);
             }
-            let error = crate::report::chain(&error);
+            let error = mayfly_service::chain(&error);
             tracing::warn!(
                 id = message.message_id,
                 queue = message.queue,
@@ -97,7 +97,7 @@ impl Forwarder {
         if let Some(link) = self.link.lock().await.take()
             && let Err(error) = link.connection.close().await
         {
-            tracing::debug!(error = crate::report::chain(&error), "publishing connection did not close");
+            tracing::debug!(error = mayfly_service::chain(&error), "publishing connection did not close");
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) async fn probe(address: SocketAddr) -> ExitCode {
             ExitCode::TempFail
         }
         Err(error) => {
-            tracing::error!(error = crate::report::chain(&error), "cannot ask the worker");
+            tracing::error!(error = mayfly_service::chain(&error), "cannot ask the worker");
             ExitCode::Unavailable
         }
     }

@@ -1,7 +1,6 @@
 //! What the worker tells at its end.
 
 use std::{
-    error::Error,
     fs::OpenOptions,
     io::Write,
     path::{Path, PathBuf},
@@ -31,18 +30,6 @@ pub const fn exit_code(reason: ExitReason) -> ExitCode {
         ExitReason::GaveUp => ExitCode::TempFail,
         ExitReason::HandlerUnavailable | ExitReason::Misconfigured => ExitCode::Config,
     }
-}
-
-/// An error with its causes on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// A report with the figures of `tally`.

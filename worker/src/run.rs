@@ -8,7 +8,7 @@ use mayfly_broker::BrokerArgs;
 use mayfly_service::{
     ExitCode, Shutdown,
     admin::{AdminServer, Readiness},
-    contract, deadline,
+    chain, contract, deadline,
     report::{ExitReason, ExitReport},
 };
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use crate::{
     handler::{Exec, Handler, Sleep},
     options::Options,
     probe::probe,
-    report::{chain, exit_code, report, write_termination_log},
+    report::{exit_code, report, write_termination_log},
     status::{Announcer, StatusFile},
     tally::Tally,
     work::work_announced,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mayfly_broker::{CALL_LIMIT, Channel, Connection, Error, Intake, Message, QueueState, Taken};
-use mayfly_service::{Shutdown, crash::crash_point, deadline, report::ExitReason};
+use mayfly_service::{Shutdown, chain, crash::crash_point, deadline, report::ExitReason};
 use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
@@ -19,7 +19,6 @@ use crate::{
     attend::{Attendant, Attended},
     handler::{Handler, Interrupt},
     lifecycle::{Ack, Command, End, Event, Lifecycle, Rules},
-    report::chain,
     start::Link,
     status::Announcer,
     tally::{Settled, Tally},

@@ -2,7 +2,9 @@
 
 use mayfly_broker::{CALL_LIMIT, Connection, Error, Intake, IntakeOptions, QueueState, Topology};
 
-use crate::{options::Options, report::chain};
+use mayfly_service::chain;
+
+use crate::options::Options;
 
 /// A connection whose consumer is registered.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mayfly_service::crash::crash_point;
+use mayfly_service::{chain, crash::crash_point};
 use tokio::sync::watch;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::Config,
     launcher::{LaunchError, Launched, Launcher, Plan, Removed},
-    observe::{QueueFactsByName, chain},
+    observe::QueueFactsByName,
     policy::{
         Fact, Judgement, Memory, Observation, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge,
     },

@@ -7,7 +7,7 @@ mod view;
 
 use std::{sync::Arc, time::Duration};
 
-use mayfly_service::{Shutdown, admin::Readiness};
+use mayfly_service::{Shutdown, admin::Readiness, chain};
 use tokio::{sync::watch, task::JoinHandle};
 
 use self::{
@@ -17,7 +17,7 @@ use self::{
 use crate::{
     config::Config,
     launcher::Launcher,
-    observe::{Jitter, QueueFactsByName, chain},
+    observe::{Jitter, QueueFactsByName},
     policy::{Decision, Fact, Memory, Observation, Phase, QueueFacts, Why, decide, judge, remember, share},
     state::StateStore,
     status::Status,

@@ -101,7 +101,7 @@ async fn demo(args: &Args) -> Result<ExitCode> {
     let result = match played {
         Ok(scene) => {
             screen.hint("checking at the broker and in the process table…");
-            let summary = Summary::of(args, &scene, &stage).await;
+            let summary = check(args, &scene, &mut stage).await;
             screen.clear();
             summary
         }
@@ -114,12 +114,21 @@ async fn demo(args: &Args) -> Result<ExitCode> {
         screen.say(&summary.to_string());
     }
     if args.keep {
+        stage.start_scaler().await?;
         screen.say(&stage.guide());
         shutdown.stop.cancelled().await;
     }
     stage.strike().await?;
     let holds = result?.holds();
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Looks for what is left: of the workers while the scaler still runs, of everything after it has ended.
+async fn check(args: &Args, scene: &Scene, stage: &mut Stage) -> Result<Summary> {
+    let mut summary = Summary::of(args, scene, stage);
+    stage.stop_scaler().await?;
+    summary.broker(stage).await?;
+    Ok(summary)
 }
 
 /// From publishing to the last worker's end.

@@ -27,9 +27,9 @@ impl Screen {
     }
 
     /// Writes lines that stay.
-    #[expect(clippy::print_stdout, reason = "the demo's output")]
     pub(crate) fn say(&self, text: &str) {
-        println!("{text}");
+        // Standard output that is gone is no reason to stop.
+        let _ = self.terminal.write_line(text);
     }
 
     /// Writes a line that goes with the next drawing, on a terminal only.
@@ -52,7 +52,6 @@ impl Screen {
             let lines = picture(scene);
             self.clear();
             for line in &lines {
-                // A terminal that is gone is no reason to stop.
                 let _ = self.terminal.write_line(&truncate_str(line, width.saturating_sub(1), "…"));
             }
             self.drawn = lines.len();

@@ -46,20 +46,17 @@ impl Stage {
     pub(crate) async fn set(args: &Args, screen: &mut Screen) -> Result<Self> {
         let programs = std::env::current_exe()?.parent().context("no directory of programs")?.to_owned();
         let given = std::env::var(BROKER_URL).ok().filter(|url| !url.is_empty());
-        let (node, url) = match given {
-            Some(url) => {
-                screen.say(&format!("broker      the one that {BROKER_URL} names"));
-                (None, url)
-            }
-            None => {
-                let node = Node::start(Release::Packaged).await.context("cannot start a RabbitMQ node")?;
-                let url = node.broker().url();
-                let port = node.broker().ports.amqp;
-                screen.say(&format!(
-                    "broker      RabbitMQ of our own at 127.0.0.1:{port}, data in a temporary directory"
-                ));
-                (Some(node), url)
-            }
+        let (node, url) = if let Some(url) = given {
+            screen.say(&format!("broker      the one that {BROKER_URL} names"));
+            (None, url)
+        } else {
+            let node = Node::start(Release::Packaged).await.context("cannot start a RabbitMQ node")?;
+            let url = node.broker().url();
+            let port = node.broker().ports.amqp;
+            screen.say(&format!(
+                "broker      RabbitMQ of our own at 127.0.0.1:{port}, data in a temporary directory"
+            ));
+            (Some(node), url)
         };
         // The last digits of a UUIDv7 are random.
         let suffix = uuid::Uuid::now_v7().simple().to_string().split_off(24);
@@ -86,9 +83,21 @@ impl Stage {
             "queue       {} (quorum, with its retry, suspect and dead-letter queues)",
             self.queue
         ));
-        let config = self.directory.path().join("mayfly.yaml");
         // JSON is YAML.
-        fs::write(&config, serde_json::to_vec_pretty(&self.config(args))?)?;
+        fs::write(self.config_file(), serde_json::to_vec_pretty(&self.config(args))?)?;
+        self.start_scaler().await?;
+        let Args { work, start_delay, max_workers, .. } = args;
+        screen.say(&format!(
+            "scaler      up to {max_workers} workers, one at a time, each {} after its launch; {} of work a message",
+            humantime::format_duration(*start_delay),
+            humantime::format_duration(*work),
+        ));
+        Ok(())
+    }
+
+    /// Starts the scaler and waits until it has seen the empty queue.
+    pub(crate) async fn start_scaler(&mut self) -> Result<()> {
+        let config = self.config_file();
         let log = fs::File::create(self.directory.path().join("scaler.log"))?;
         let scaler = self.programs.join("mayfly-scaler");
         let argv = [scaler.as_os_str(), "run".as_ref(), config.as_os_str()];
@@ -103,17 +112,29 @@ impl Stage {
             if let Some(status) = self.scaler.as_mut().context("no scaler")?.ended()? {
                 return Ok(Some(Err(anyhow::anyhow!("the scaler ended with {status}"))));
             }
-            // It has seen the empty queue: from now on it knows how old a message can be at most.
             Ok((self.status().await?["reason"] == "Empty").then_some(Ok(())))
         })
-        .await??;
-        let Args { work, start_delay, max_workers, .. } = args;
-        screen.say(&format!(
-            "scaler      up to {max_workers} workers, one at a time, each {} after its launch; {} of work a message",
-            humantime::format_duration(*start_delay),
-            humantime::format_duration(*work),
-        ));
-        Ok(())
+        .await?
+    }
+
+    /// Stops the scaler, and with it what is left of its workers.
+    pub(crate) async fn stop_scaler(&mut self) -> Result<()> {
+        if let Some(mut scaler) = self.scaler.take() {
+            scaler.terminate().await.ok();
+            tokio::time::timeout(STOP_LIMIT, scaler.wait()).await.ok();
+        }
+        // Namespaces end with the scaler's; without them workers, in sessions of their own, go on.
+        for worker in self.running_workers() {
+            let _ = kill_process(worker, Signal::TERM);
+        }
+        eventually("the workers end", WORKERS_LIMIT, async || {
+            Ok(self.running_workers().is_empty().then_some(()))
+        })
+        .await
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.directory.path().join("mayfly.yaml")
     }
 
     fn config(&self, args: &Args) -> Value {
@@ -214,24 +235,12 @@ impl Stage {
 
     /// Takes everything down: workers asked to stop, scaler, queues, broker.
     pub(crate) async fn strike(&mut self) -> Result<()> {
-        if let Some(mut scaler) = self.scaler.take() {
-            scaler.terminate().await.ok();
-            tokio::time::timeout(STOP_LIMIT, scaler.wait()).await.ok();
-        }
-        // Namespaces end with the scaler's; without them workers, in sessions of their own, go on.
-        for worker in self.running_workers() {
-            let _ = kill_process(worker, Signal::TERM);
-        }
-        eventually("the workers end", WORKERS_LIMIT, async || {
-            Ok(self.running_workers().is_empty().then_some(()))
-        })
-        .await?;
+        self.stop_scaler().await?;
         if self.node.is_none() {
             self.delete_queues().await.context("queues stay at your broker")?;
         }
-        if let Some(mut node) = self.node.take() {
-            node.stop().await?;
-        }
+        // Its data go with it, so it need not end in order.
+        drop(self.node.take());
         Ok(())
     }
 
