@@ -13,7 +13,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use lapin::options::BasicGetOptions;
+use futures_util::StreamExt;
+use lapin::{
+    message::Delivery,
+    options::{BasicCancelOptions, BasicConsumeOptions},
+    types::FieldTable,
+};
 use mayfly_tests::{Bed, Client, Process, Program, ids::Ids};
 use serde::Deserialize;
 
@@ -110,11 +115,29 @@ impl Found {
     }
 
     async fn take_more(&mut self, client: &Client, queue: &str) -> Result<()> {
-        let get = async || client.channel().basic_get(queue.into(), BasicGetOptions { no_ack: true }).await;
-        while let Some(message) = get().await? {
-            let id = message.properties.message_id().as_ref().context("a message without an id")?;
-            *self.0.entry(id.to_string()).or_default() += 1;
+        loop {
+            let waiting = client.depth(queue).await?.ready;
+            if waiting == 0 {
+                return Ok(());
+            }
+            let channel = client.connection().create_channel().await?;
+            let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+            let begun = channel.basic_consume(queue.into(), "take".into(), options, FieldTable::default());
+            let mut consumer = begun.await?;
+            for _ in 0..waiting {
+                self.add(&consumer.next().await.context("the consumer has ended")??)?;
+            }
+            channel.basic_cancel("take".into(), BasicCancelOptions::default()).await?;
+            while let Some(message) = consumer.next().await {
+                self.add(&message?)?;
+            }
+            channel.close(200, "done".into()).await?;
         }
+    }
+
+    fn add(&mut self, message: &Delivery) -> Result<()> {
+        let id = message.properties.message_id().as_ref().context("a message without an id")?;
+        *self.0.entry(id.to_string()).or_default() += 1;
         Ok(())
     }
 

@@ -22,6 +22,8 @@ use crate::{
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long a node may take to end.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
+/// How often a node may find its ports taken before that is an error.
+const CLASHES: u32 = 3;
 /// What a node runs beside its port mapper.
 const SERVE: &str = r#"epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & exec "$0""#;
 
@@ -49,13 +51,20 @@ impl Node {
     /// When the release is not installed, or the node does not answer in 90 s; the text holds its log's end.
     pub async fn start(release: Release) -> Result<Self> {
         release.ensure().await?;
-        let [amqp, dist, epmd, management, prometheus] = ports::free()?;
-        let ports = Ports { amqp, dist, epmd, management, prometheus };
-        let directory = tempfile::Builder::new().prefix("mayfly-node-").tempdir()?.keep();
-        let mut node = Self { broker: Broker { release, ports, directory }, sandbox: None };
-        configure(&node.broker)?;
-        node.start_again().await?;
-        Ok(node)
+        let mut clashes = 0;
+        loop {
+            let [amqp, dist, epmd, management, prometheus] = ports::free()?;
+            let ports = Ports { amqp, dist, epmd, management, prometheus };
+            let directory = tempfile::Builder::new().prefix("mayfly-node-").tempdir()?.keep();
+            let mut node = Self { broker: Broker { release, ports, directory }, sandbox: None };
+            configure(&node.broker)?;
+            match node.start_again().await {
+                Ok(()) => return Ok(node),
+                // Somebody took a port after we had found it free.
+                Err(_) if clashes < CLASHES && node.broker.log_tail().contains("eaddrinuse") => clashes += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Several at once.
