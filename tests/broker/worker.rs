@@ -3,6 +3,7 @@
 
 mod death;
 mod idle;
+mod notes;
 mod outage;
 mod refusal;
 mod retry;
@@ -11,7 +12,7 @@ mod starved;
 mod stop;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,9 +20,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mayfly_service::{contract, report::ExitReport};
-use mayfly_tests::{Bed, Broker, Client, Kind, Process, Program, Signal, ids::Ids, until};
+use mayfly_tests::{Bed, Broker, Client, Kind, Process, Program, Signal, until};
 use rustix::process::{Pid, kill_process};
 use serde_json::Value;
+
+use self::notes::{Dice, Notes};
 
 /// For what takes milliseconds on an idle machine.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -33,8 +36,8 @@ const NOTE_DONE: &str = r#"echo "$MAYFLY_MESSAGE_ID $MAYFLY_REDELIVERED $MAYFLY_
 const NOTE_BEGUN: &str = r#"echo "$MAYFLY_MESSAGE_ID $MAYFLY_REDELIVERED $MAYFLY_ATTEMPT" >>"$DIR/begun""#;
 /// Waits until somebody creates `go`.
 const WAIT_FOR_GO: &str = r#"while [ ! -e "$DIR/go" ]; do sleep 0.02; done"#;
-/// Locks a file named by the message, ignores SIGTERM, and waits for a grandchild that does both too and
-/// writes to that file for ever. Needs [`NOTE_BEGUN`] of its own: it says when the lock is held.
+/// Locks a file named by the message, ignores SIGTERM, leaves a grandchild that does both too and writes to
+/// that file for ever, and only then notes that it has begun.
 const STUBBORN: &str = r#"
     trap "" TERM
     exec 9>>"$DIR/lock-$MAYFLY_MESSAGE_ID"
@@ -67,21 +70,6 @@ struct Worker {
     status: PathBuf,
     termination_log: PathBuf,
 }
-
-/// What handlers noted, in order.
-#[derive(Debug, Default)]
-struct Notes(Vec<Note>);
-
-/// That a handler began or finished a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Note {
-    id: String,
-    redelivered: bool,
-    attempt: u32,
-}
-
-/// A repeatable random sequence (splitmix64).
-struct Dice(u64);
 
 // === impl Crew ===
 
@@ -257,70 +245,6 @@ impl Worker {
         })
         .await
         .with_context(|| self.process.log_tail())
-    }
-}
-
-// === impl Notes ===
-
-impl Notes {
-    fn read(path: &Path) -> Result<Self> {
-        let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            text => text?,
-        };
-        let note = |line: &str| {
-            let mut words = line.split(' ');
-            let mut next = || words.next().with_context(|| format!("a note {line:?}"));
-            Ok(Note { id: next()?.to_owned(), redelivered: next()? == "1", attempt: next()?.parse()? })
-        };
-        text.lines().map(note).collect::<Result<_>>().map(Self)
-    }
-
-    fn ids(&self) -> Ids {
-        self.0.iter().map(|note| note.id.clone()).collect()
-    }
-
-    /// How many are not the first of their message.
-    fn repeats(&self) -> usize {
-        self.0.len() - self.ids().len()
-    }
-
-    fn redelivered(&self) -> usize {
-        self.0.iter().filter(|note| note.redelivered).count()
-    }
-
-    fn of(&self, id: &str) -> Vec<&Note> {
-        self.0.iter().filter(|note| note.id == id).collect()
-    }
-
-    fn count(&self) -> BTreeMap<&str, usize> {
-        let mut count = BTreeMap::new();
-        for note in &self.0 {
-            *count.entry(note.id.as_str()).or_default() += 1;
-        }
-        count
-    }
-}
-
-// === impl Dice ===
-
-impl Dice {
-    const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Less than `limit`.
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit.max(1) as u64).unwrap_or(0)
-    }
-
-    /// A moment shorter than `limit`, for faults at random instants.
-    fn moment(&mut self, limit: Duration) -> Duration {
-        Duration::from_micros(self.next() % u64::try_from(limit.as_micros()).unwrap_or(u64::MAX).max(1))
     }
 }
 

@@ -79,6 +79,12 @@ async fn a_broker_restarted_under_working_workers_loses_nothing(bed: &Bed) -> Re
                 })
                 .await?;
             }
+            until("every worker is back", LIMIT, async || {
+                let wanted = if hard { 3 } else { 2 };
+                let times: Vec<_> = workers.iter().map(times_ready).collect::<Result<_>>()?;
+                Ok(times.into_iter().all(|times| times >= wanted))
+            })
+            .await?;
         }
         anyhow::Ok(published)
     };
@@ -98,6 +104,12 @@ async fn a_broker_restarted_under_working_workers_loses_nothing(bed: &Bed) -> Re
         eprintln!("{} {kind:?}: {} published, done again {}", bed.release, published.len(), done.repeats());
     }
     crew.nothing_is_left(&["classic", "quorum"]).await
+}
+
+/// How often its consumer was registered.
+fn times_ready(worker: &Worker) -> Result<usize> {
+    let lines = worker.process.log_objects()?;
+    Ok(lines.iter().filter(|line| line["message"] == "ready").count())
 }
 
 /// Returns only when the worker's readiness is not there any more.
