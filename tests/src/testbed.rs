@@ -94,8 +94,10 @@ fn chosen(packaged: bool, trixie: bool) -> Vec<Release> {
 async fn run(releases: &[Release], argv: &[String], shutdown: &Shutdown) -> Result<ExitCode> {
     let Some(nodes) = start(releases, shutdown).await? else { return Ok(INTERRUPTED.into()) };
     let brokers: Vec<&Broker> = nodes.iter().map(Node::broker).collect();
-    let mut command = Sandbox::command(Identity::Own, None, argv);
-    command.env(BROKERS, serde_json::to_string(&brokers)?);
+    // What the command leaves there when it is killed goes with us, however we end.
+    let scratch = tempfile::Builder::new().prefix("mayfly-testbed-").tempdir()?;
+    let mut command = Sandbox::command(Identity::Own, Some(scratch.path()), argv);
+    command.env(BROKERS, serde_json::to_string(&brokers)?).env("TMPDIR", scratch.path());
     let mut sandbox = Sandbox::spawn(command)?;
     let status = tokio::select! {
         status = sandbox.wait() => status?,
