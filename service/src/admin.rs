@@ -1,17 +1,22 @@
 //! The admin server: `/live`, `/ready`, and what a program adds.
 
 use std::{
+    future::IntoFuture,
     io,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{Router, http::StatusCode, routing::get};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// How long clients may hold up the end.
+const STOP_LIMIT: Duration = Duration::from_millis(250);
 
 /// Whether the program is ready: false at first, then true for good.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +73,7 @@ impl AdminServer {
         self.address
     }
 
-    /// Serves `/live`, `/ready` and `routes` until `stop`.
+    /// Serves `/live`, `/ready` and `routes` until `stop`; requests under way get a quarter of a second to end.
     ///
     /// # Errors
     /// When the listener fails.
@@ -89,6 +94,46 @@ impl AdminServer {
             .route("/live", get(|| async { "live\n" }))
             .route("/ready", get(ready))
             .merge(routes);
-        axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned()).await
+        let serving = axum::serve(self.listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let given_up = async {
+            stop.cancelled().await;
+            tokio::time::sleep(STOP_LIMIT).await;
+        };
+        tokio::select! {
+            served = serving.into_future() => served,
+            () = given_up => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn readiness_is_told_and_a_client_that_hangs_does_not_hold_up_the_end() {
+        let server = AdminServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = server.address();
+        let (readiness, stop) = (Readiness::default(), CancellationToken::new());
+        let serving = tokio::spawn(server.serve(readiness.clone(), Router::new(), stop.clone()));
+        let status = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer.split(' ').nth(1).unwrap().to_owned()
+        };
+        assert_eq!(status().await, "503");
+        readiness.set();
+        assert_eq!(status().await, "200");
+        let mut hanging = TcpStream::connect(address).await.unwrap();
+        hanging.write_all(b"GET /ready HTTP/1.1\r\nHost:").await.unwrap();
+        stop.cancel();
+        serving.await.unwrap().unwrap();
     }
 }

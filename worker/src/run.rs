@@ -1,6 +1,6 @@
 //! The program around the worker: start claim, admin server, exit report.
 
-use std::{ffi::OsStr, num::NonZeroU32, path::Path, time::Duration};
+use std::{ffi::OsStr, num::NonZeroU32, path::Path};
 
 use axum::Router;
 use clap::{CommandFactory, Parser};
@@ -8,7 +8,7 @@ use mayfly_broker::BrokerArgs;
 use mayfly_service::{
     ExitCode, Shutdown,
     admin::{AdminServer, Readiness},
-    chain, contract, deadline,
+    chain, contract,
     report::{ExitReason, ExitReport},
 };
 use tokio::time::Instant;
@@ -24,9 +24,6 @@ use crate::{
     tally::Tally,
     work::work_announced,
 };
-
-/// How long open connections to the admin server may hold up the end.
-const ADMIN_STOP_LIMIT: Duration = Duration::from_millis(100);
 
 /// Reads the command line. A refusal is printed, and told wherever an end is told.
 ///
@@ -175,18 +172,8 @@ async fn serve<H: Handler>(
         stop.cancel();
         report
     };
-    tokio::pin!(serving, work_and_stop);
-    let mut is_serving = true;
-    let report = loop {
-        tokio::select! {
-            report = &mut work_and_stop => break report,
-            () = &mut serving, if is_serving => is_serving = false,
-        }
-    };
-    // An error means that a client keeps its connection open.
-    if is_serving {
-        let _ = deadline("stop admin server", ADMIN_STOP_LIMIT, serving).await;
-    }
+    // Without its admin server the worker goes on.
+    let (report, ()) = tokio::join!(work_and_stop, serving);
     report
 }
 
