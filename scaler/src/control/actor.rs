@@ -173,7 +173,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             let now = self.clock.now();
             let state = record.pool_mut(&plan.pool);
             *state = state.without_intent(plan.serial);
-            if let Some(pool) = self.config.pools.iter().find(|pool| is_failure && pool.name == plan.pool) {
+            if let Some(pool) = self.config.pool(&plan.pool).filter(|_| is_failure) {
                 state.fail(pool, now);
             }
             match self.state.replace(expected, record).await {

@@ -99,7 +99,7 @@ impl View {
 
 fn cooldown_cap(config: &Config, pool: &str) -> Duration {
     // A pool that is no longer configured launches nothing, so its cool-down is of no account.
-    config.pools.iter().find(|known| known.name == pool).map_or(Duration::ZERO, |known| known.cooldown_cap)
+    config.pool(pool).map_or(Duration::ZERO, |known| known.cooldown_cap)
 }
 
 #[cfg(test)]

@@ -93,9 +93,7 @@ fn judge_endings(
         if ending.report.as_ref().is_some_and(|report| report.done > 0) {
             state.forgive();
         }
-        if let (Verdict::Failed(_), Some(pool)) =
-            (&verdict, config.pools.iter().find(|pool| pool.name == name))
-        {
+        if let (Verdict::Failed(_), Some(pool)) = (&verdict, config.pool(name)) {
             state.fail(pool, now);
         }
         verdicts.push((worker.name.clone(), verdict));
