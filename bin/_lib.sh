@@ -61,24 +61,34 @@ need_rust() {
 
 has_rabbitmq() { compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null; }
 
-# The distribution's RabbitMQ, without a service: tests and demo run nodes of their own.
+# install_idle PACKAGES... [-- UNITS...]: installs Debian packages such that no service starts, now or (the systemd
+# units given) at the next boot.
+install_idle() (
+    packages=()
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        packages+=("$1")
+        shift
+    done
+    units=("${@:2}")
+    policy=/usr/sbin/policy-rc.d
+    mark='# mayfly: no service starts while packages are installed'
+    # Only where there is none, or one of an installation that was killed.
+    if [ ! -e "$policy" ] || grep -qxF "$mark" "$policy"; then
+        trap 'as_root rm -f "$policy"' EXIT
+        trap 'exit 130' INT TERM HUP
+        printf '#!/bin/sh\n%s\nexit 101\n' "$mark" | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    install_packages "${packages[@]}"
+    if [ ${#units[@]} -gt 0 ] && has systemctl; then as_root systemctl --quiet disable "${units[@]}" >&2 || true; fi
+)
+
+# The distribution's RabbitMQ: tests and demo run nodes of their own.
 need_rabbitmq() {
-    has_rabbitmq || (
-        policy=/usr/sbin/policy-rc.d
-        mark='# mayfly: no service starts while rabbitmq-server is installed'
-        # Only where there is none, or one of an installation that was killed.
-        if [ ! -e "$policy" ] || grep -qxF "$mark" "$policy"; then
-            trap 'as_root rm -f "$policy"' EXIT
-            trap 'exit 130' INT TERM HUP
-            printf '#!/bin/sh\n%s\nexit 101\n' "$mark" | as_root tee "$policy" >/dev/null
-            as_root chmod 755 "$policy"
-        fi
-        units=(rabbitmq-server.service)
-        has epmd || units+=(epmd.service epmd.socket)
-        install_packages rabbitmq-server
-        # The packages would start them at the next boot.
-        if has systemctl; then as_root systemctl --quiet disable "${units[@]}" >&2 || true; fi
-    )
+    has_rabbitmq && return
+    local units=(rabbitmq-server.service)
+    has epmd || units+=(epmd.service epmd.socket)
+    install_idle rabbitmq-server -- "${units[@]}"
     has_rabbitmq || fail "rabbitmq-server is still missing"
 }
 
