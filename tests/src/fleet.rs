@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{Bed, Process, node::free_port, wait::eventually};
+use crate::{Bed, Process, Program, node::free_port, wait::eventually};
 
 /// How long the admin server may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -108,20 +108,17 @@ impl<'a> Fleet<'a> {
     /// # Errors
     /// When it cannot be started.
     pub fn scaler(&self, name: &str, environment: &[(&str, &str)]) -> Result<Scaler> {
-        let admin = free_port()?;
         let mut program = self
             .bed
             .program("mayfly-scaler")?
             .arg("run")
             .arg(&self.config)
             .args(["--log-format", "json"])
-            .args(["--admin-listen", &format!("127.0.0.1:{admin}")])
             .env(BROKER_URL, &self.url);
         for (variable, value) in environment {
             program = program.env(variable, value);
         }
-        let process = program.spawn(name)?;
-        Ok(Scaler { process, admin })
+        Scaler::spawn(program, name)
     }
 
     /// Runs `mayfly-scaler state ARGUMENTS` and returns what it prints.
@@ -241,6 +238,16 @@ impl Drop for Fleet<'_> {
 // === impl Scaler ===
 
 impl Scaler {
+    /// Starts `program` with an admin server; `name` names its logs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(program: Program, name: &str) -> Result<Self> {
+        let admin = free_port()?;
+        let process = program.args(["--admin-listen", &format!("127.0.0.1:{admin}")]).spawn(name)?;
+        Ok(Self { process, admin })
+    }
+
     /// What its status page says of the pool.
     ///
     /// # Errors
