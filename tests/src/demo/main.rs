@@ -18,18 +18,22 @@ use mayfly_service::Shutdown;
 use self::{
     scene::{Act, Scene},
     screen::Screen,
-    stage::Stage,
+    stage::{Local, Stage},
     summary::Summary,
 };
 
-/// Between two looks at the scaler.
-const FRAME: Duration = Duration::from_millis(250);
-/// Nothing done, nobody started or ended for this long (beyond the work and the start delay): given up.
-const STANDSTILL: Duration = Duration::from_secs(90);
 /// So many failed workers, with nothing done, are enough.
 const HOPELESS: usize = 2;
 /// The exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
+
+/// How a play ended that did not fail.
+enum End {
+    /// It was checked; whether all checks hold.
+    Checked(bool),
+    /// By a signal.
+    Interrupted,
+}
 
 /// Publishes messages, lets mayfly start workers for them one at a time, watches until all is done and
 /// nothing runs any more, and checks that this is so.
@@ -82,64 +86,89 @@ fn main() -> ExitCode {
 
 /// The whole demo, cleaned up however it ends.
 async fn demo(args: &Args) -> Result<ExitCode> {
+    show(args, Local::new()?).await
+}
+
+/// The demo on `stage`, which is struck however it ends; a second signal cuts that short.
+async fn show(args: &Args, mut stage: impl Stage) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
     let mut screen = Screen::new();
-    let mut stage = tokio::select! {
-        () = shutdown.stop.cancelled() => return Ok(ExitCode::from(INTERRUPTED)),
-        stage = Stage::set(args, &mut screen) => stage?,
+    let end = perform(args, &mut stage, &mut screen, &shutdown).await;
+    screen.clear();
+    if matches!(end, Ok(End::Interrupted)) {
+        screen.say(&format!("interrupted: {}", stage.farewell()));
+    }
+    let traces = stage.traces();
+    let struck = tokio::select! {
+        () = shutdown.abort.cancelled() => {
+            if !traces.is_empty() {
+                screen.say(&format!("aborted; what may be left: {traces}"));
+            }
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        struck = stage.strike() => struck,
     };
-    let played = tokio::select! {
-        () = shutdown.stop.cancelled() => None,
-        played = play(args, &stage, &mut screen) => Some(played),
+    match (end, struck) {
+        (Err(error), Err(left)) => Err(error.context(format!("not all is taken down ({left:#})"))),
+        (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
+        (Ok(End::Checked(true)), Ok(())) => Ok(ExitCode::SUCCESS),
+        (Ok(End::Checked(false)), Ok(())) => Ok(ExitCode::FAILURE),
+        (Ok(End::Interrupted), Ok(())) => Ok(ExitCode::from(INTERRUPTED)),
+    }
+}
+
+/// From nothing to the checked summary, and on until Ctrl-C if all is to be kept.
+async fn perform(
+    args: &Args,
+    stage: &mut impl Stage,
+    screen: &mut Screen,
+    shutdown: &Shutdown,
+) -> Result<End> {
+    let stopped = &shutdown.stop;
+    let Some(built) = stopped.run_until_cancelled(stage.build_up(args, screen)).await else {
+        return Ok(End::Interrupted);
+    };
+    if let Err(error) = built {
+        screen.say(&stage.logs().await);
+        return Err(error);
+    }
+    let Some(played) = stopped.run_until_cancelled(play(args, stage, screen)).await else {
+        return Ok(End::Interrupted);
     };
     screen.clear();
-    let Some(played) = played else {
-        screen.say("interrupted: stopping the workers, the scaler and the broker");
-        stage.strike().await?;
-        return Ok(ExitCode::from(INTERRUPTED));
-    };
-    let result = match played {
+    let summary = match played {
         Ok(scene) => {
-            screen.hint("checking at the broker and in the process table…");
-            let summary = check(args, &scene, &mut stage).await;
+            screen.hint("checking what is left…");
+            let checked = stopped.run_until_cancelled(check(args, &scene, stage)).await;
             screen.clear();
+            let Some(summary) = checked else { return Ok(End::Interrupted) };
             summary
         }
         Err(error) => {
-            screen.say(&stage.logs());
+            screen.say(&stage.logs().await);
             Err(error)
         }
     };
-    if let Ok(summary) = &result {
+    if let Ok(summary) = &summary {
         screen.say(&summary.to_string());
     }
     if args.keep {
         stage.start_scaler().await?;
         screen.say(&stage.guide());
-        shutdown.stop.cancelled().await;
+        stopped.cancelled().await;
     }
-    stage.strike().await?;
-    let holds = result?.holds();
-    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Looks for what is left: of the workers while the scaler still runs, of everything after it has ended.
-async fn check(args: &Args, scene: &Scene, stage: &mut Stage) -> Result<Summary> {
-    let mut summary = Summary::of(args, scene, stage);
-    stage.stop_scaler().await?;
-    summary.broker(stage).await?;
-    Ok(summary)
+    Ok(End::Checked(summary?.holds()))
 }
 
 /// From publishing to the last worker's end.
-async fn play(args: &Args, stage: &Stage, screen: &mut Screen) -> Result<Scene> {
+async fn play<S: Stage>(args: &Args, stage: &mut S, screen: &mut Screen) -> Result<Scene> {
     let begin = Instant::now();
     let published = stage.publish(args.messages).await?;
     let mut scene = Scene::new(published, begin);
-    let patience = STANDSTILL + args.work + args.start_delay;
+    let patience = S::PATIENCE + args.work + args.start_delay;
     let mut moved = (scene.progress(), Instant::now());
     loop {
-        scene.look(stage).await?;
+        scene.take_in(stage.look().await?);
         screen.draw(&scene);
         if scene.act() == Act::Over {
             return Ok(scene);
@@ -153,6 +182,14 @@ async fn play(args: &Args, stage: &Stage, screen: &mut Screen) -> Result<Scene> 
         if moved.1.elapsed() > patience {
             bail!("nothing has moved for {patience:?}; last decision: {}", scene.decision());
         }
-        tokio::time::sleep(FRAME).await;
+        tokio::time::sleep(S::FRAME).await;
     }
+}
+
+/// Looks for what is left: of the workers while the scaler still runs, of everything after it has ended.
+async fn check(args: &Args, scene: &Scene, stage: &mut impl Stage) -> Result<Summary> {
+    let mut summary = Summary::of(scene, args.max_workers, stage.running().await?);
+    stage.stop_scaler().await?;
+    summary.broker(&stage.remains().await?);
+    Ok(summary)
 }

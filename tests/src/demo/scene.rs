@@ -1,18 +1,14 @@
-//! What is seen of mayfly at work: the scaler's page, and what the workers' files and logs tell.
+//! What was seen of mayfly at work, look by look.
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{Read, Seek, SeekFrom},
-    path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
 use mayfly_tests::ids::Ids;
 use serde_json::Value;
 
-use crate::stage::Stage;
+use crate::stage::{Look, Sighting};
 
 /// Where the play is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,21 +33,12 @@ pub(crate) struct Scene {
     page: Value,
 }
 
-/// One worker, from its file and its log.
+/// One worker: as last seen by its host and by the scaler.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Worker {
-    pub(crate) serial: u64,
-    pub(crate) slot: u64,
-    /// Milliseconds since the Unix epoch.
-    launched: u64,
-    ended: Option<u64>,
-    /// The exit report's reason, once it has ended.
-    pub(crate) reason: Option<String>,
-    pub(crate) exit_code: Option<u64>,
+    pub(crate) seen: Sighting,
     pub(crate) phase: String,
     pub(crate) done: usize,
-    /// How much of its log has been read.
-    read: u64,
 }
 
 // === impl Scene ===
@@ -69,33 +56,16 @@ impl Scene {
         }
     }
 
-    /// Looks once more.
-    pub(crate) async fn look(&mut self, stage: &Stage) -> Result<()> {
-        self.page = stage.status().await?;
-        self.read_workers(&stage.workers())?;
-        if self.emptied.is_none() && self.done.len() >= self.published.len() && self.ready() == Some(0) {
-            self.emptied = Some(self.elapsed());
+    /// Takes in one more look. A worker that is no longer to be seen stays as it was.
+    pub(crate) fn take_in(&mut self, look: Look) {
+        let Look { page, workers, done } = look;
+        self.page = page;
+        for (name, sighting) in workers {
+            self.workers.entry(name).or_default().seen = sighting;
         }
-        let ended = self.workers.values().all(|worker| worker.ended.is_some());
-        if self.emptied.is_some() && ended && self.vanished.is_none() {
-            self.vanished = Some(self.elapsed());
-        }
-        Ok(())
-    }
-
-    fn read_workers(&mut self, directory: &Path) -> Result<()> {
-        for entry in fs::read_dir(directory)? {
-            let path = entry?.path();
-            if path.extension().is_some() {
-                continue;
-            }
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let Ok(text) = fs::read_to_string(&path) else { continue };
-            let worker = self.workers.entry(name).or_default();
-            for line in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
-                worker.learn(&line);
-            }
-            worker.read_log(&path.with_extension("log"), &mut self.done)?;
+        for (name, id) in done {
+            self.workers.entry(name).or_default().done += 1;
+            self.done.insert(id);
         }
         let listed = self.page["workers"].as_array().into_iter().flatten();
         for (name, phase) in listed.filter_map(|worker| Some((worker["name"].as_str()?, &worker["phase"]))) {
@@ -103,7 +73,13 @@ impl Scene {
                 worker.phase = phase_text(phase);
             }
         }
-        Ok(())
+        if self.emptied.is_none() && self.done.len() >= self.published.len() && self.ready() == Some(0) {
+            self.emptied = Some(self.elapsed());
+        }
+        let ended = self.workers.values().all(|worker| !worker.is_there());
+        if self.emptied.is_some() && ended && self.vanished.is_none() {
+            self.vanished = Some(self.elapsed());
+        }
     }
 
     pub(crate) fn act(&self) -> Act {
@@ -120,13 +96,14 @@ impl Scene {
 
     /// What must change for the play to go on.
     pub(crate) fn progress(&self) -> (usize, usize, usize) {
-        let ended = self.workers.values().filter(|worker| worker.ended.is_some()).count();
+        let ended = self.workers.values().filter(|worker| !worker.is_there()).count();
         (self.done.len(), self.workers.len(), ended)
     }
 
-    /// Workers that ended with an error.
+    /// Workers that ended otherwise than they should.
     pub(crate) fn failed(&self) -> usize {
-        self.workers.values().filter(|worker| worker.exit_code.is_some_and(|code| code != 0)).count()
+        let endings = self.workers.values().filter_map(|worker| worker.seen.ending.as_ref());
+        endings.filter(|ending| !ending.is_good()).count()
     }
 
     pub(crate) fn decision(&self) -> &str {
@@ -152,56 +129,20 @@ impl Scene {
     pub(crate) fn most_at_once(&self) -> usize {
         let alive_at = |moment: u64| {
             let alive = |worker: &&Worker| {
-                worker.launched <= moment && worker.ended.is_none_or(|ended| ended > moment)
+                let Sighting { launched, ending, .. } = &worker.seen;
+                *launched <= moment && ending.as_ref().is_none_or(|ending| ending.at > moment)
             };
             self.workers.values().filter(alive).count()
         };
-        self.workers.values().map(|worker| alive_at(worker.launched)).max().unwrap_or(0)
+        self.workers.values().map(|worker| alive_at(worker.seen.launched)).max().unwrap_or(0)
     }
 }
 
 // === impl Worker ===
 
 impl Worker {
-    /// Takes in one line of its file: the header, or a status line.
-    fn learn(&mut self, line: &Value) {
-        match line["event"].as_str() {
-            None => {
-                self.serial = line["serial"].as_u64().unwrap_or(0);
-                self.slot = line["slot"].as_u64().unwrap_or(0);
-                let stamp = line["stamp"].as_str().and_then(|stamp| humantime::parse_rfc3339(stamp).ok());
-                let since = stamp.and_then(|stamp| stamp.duration_since(std::time::UNIX_EPOCH).ok());
-                self.launched = since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-            }
-            Some("exit") => {
-                self.ended = line["at"].as_u64();
-                self.exit_code = line["exit_code"].as_u64();
-                self.reason = line.pointer("/report/reason").and_then(Value::as_str).map(str::to_owned);
-            }
-            Some(_) => {}
-        }
-    }
-
-    /// Reads on in its log.
-    fn read_log(&mut self, path: &Path, done: &mut Ids) -> Result<()> {
-        let Ok(mut file) = fs::File::open(path) else { return Ok(()) };
-        file.seek(SeekFrom::Start(self.read))?;
-        let mut text = String::new();
-        file.read_to_string(&mut text)?;
-        // A line that is still being written is left for the next look.
-        let Some(end) = text.rfind('\n') else { return Ok(()) };
-        self.read += end as u64 + 1;
-        for line in text[..end].lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            if line["target"] == "mayfly_worker::message" && line["outcome"] == "done" {
-                done.extend(line["id"].as_str().map(str::to_owned));
-                self.done += 1;
-            }
-        }
-        Ok(())
-    }
-
     pub(crate) const fn is_there(&self) -> bool {
-        self.ended.is_none()
+        self.seen.ending.is_none()
     }
 }
 

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use console::{Term, style, truncate_str};
 
-use crate::scene::{Act, Scene, Worker};
+use crate::{
+    scene::{Act, Scene, Worker},
+    stage::Sighting,
+};
 
 /// Without a terminal: a line at least this often.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -97,7 +100,7 @@ fn picture(scene: &Scene) -> Vec<String> {
         format!("decision    {}", scene.decision()),
     ];
     let mut workers: Vec<_> = scene.workers.values().collect();
-    workers.sort_by_key(|worker| worker.serial);
+    workers.sort_by_key(|worker| worker.seen.serial);
     let ended = workers.iter().filter(|worker| !worker.is_there()).count();
     workers.retain(|worker| worker.is_there());
     let title = match scene.act() {
@@ -112,7 +115,8 @@ fn picture(scene: &Scene) -> Vec<String> {
 fn worker_line(worker: &Worker) -> String {
     let phase = format!("{:<24}", worker.phase);
     let phase = if worker.phase == "ready" { style(phase).green() } else { style(phase).yellow() };
-    format!("  #{:<3} slot {:<3} {phase} {} done", worker.serial, worker.slot, worker.done)
+    let Sighting { serial, slot, .. } = worker.seen;
+    format!("  #{serial:<3} slot {slot:<3} {phase} {} done", worker.done)
 }
 
 fn queue(scene: &Scene) -> String {

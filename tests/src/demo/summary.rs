@@ -2,14 +2,16 @@
 
 use std::fmt;
 
-use anyhow::Result;
 use console::style;
-use mayfly_tests::{eventually, ids, node::QueueReport};
+use mayfly_tests::ids;
 
-use crate::{Args, scene::Scene, stage::Stage};
+use crate::{
+    scene::Scene,
+    stage::{Ending, Remains},
+};
 
-/// How long the broker may take to notice that consumers and connections have ended.
-const SETTLE_LIMIT: std::time::Duration = std::time::Duration::from_secs(15);
+/// What AMQP alone does not tell.
+const NOT_READABLE: &str = "not readable over AMQP";
 
 /// One thing that was checked, or that is told.
 struct Line {
@@ -27,11 +29,11 @@ pub(crate) struct Summary {
 // === impl Summary ===
 
 impl Summary {
-    /// Checks messages and workers, the latter in the process table as well.
-    pub(crate) fn of(args: &Args, scene: &Scene, stage: &Stage) -> Self {
+    /// Checks messages and workers; of the latter `running` were found to run still.
+    pub(crate) fn of(scene: &Scene, max_workers: u32, running: usize) -> Self {
         let mut summary = Self { lines: Vec::new() };
         summary.messages(scene);
-        summary.workers(args, scene, stage);
+        summary.workers(scene, max_workers, running);
         summary
     }
 
@@ -61,60 +63,31 @@ impl Summary {
         self.check("done twice", format!("{}", runs.saturating_sub(done.len())), runs == done.len());
     }
 
-    /// Checks that nothing of ours is left at the broker. The scaler has ended.
-    pub(crate) async fn broker(&mut self, stage: &Stage) -> Result<()> {
-        let Some(broker) = stage.own_broker() else { return self.foreign_broker(stage).await };
-        // A quorum queue's figures follow at its next tick, 5 s later at most.
-        let mut queues = Vec::new();
-        let quiet = eventually("nothing is left in the queues", SETTLE_LIMIT, async || {
-            queues = broker.queues().await?;
-            Ok(queues.iter().all(|queue| queue.ready + queue.unacked + queue.consumers == 0).then_some(()))
-        });
-        // What is not so is shown figure by figure.
-        let _ = quiet.await;
-        let sum = |count: fn(&QueueReport) -> u64| queues.iter().map(count).sum::<u64>();
-        let (ready, unacked, consumers) =
-            (sum(|queue| queue.ready), sum(|queue| queue.unacked), sum(|queue| queue.consumers));
-        self.check("ready", format!("{ready} in {} queues", queues.len()), ready == 0);
-        self.check("unacked", unacked.to_string(), unacked == 0);
-        self.check("consumers", consumers.to_string(), consumers == 0);
-        let connections = eventually("all connections are gone", SETTLE_LIMIT, async || {
-            Ok(broker.connections().await?.is_empty().then_some(()))
-        });
-        match connections.await {
-            Ok(()) => self.check("connections", "0", true),
-            Err(error) => self.check("connections", format!("{error:#}"), false),
+    /// Checks that nothing is left at the broker.
+    pub(crate) fn broker(&mut self, remains: &Remains) {
+        let Remains { queues, ready, consumers, unacked, connections } = *remains;
+        self.check("ready", format!("{ready} in {queues} queues"), ready == 0);
+        match unacked {
+            Some(unacked) => self.check("unacked", unacked.to_string(), unacked == 0),
+            None => self.tell("unacked", NOT_READABLE),
         }
-        Ok(())
+        self.check("consumers", consumers.to_string(), consumers == 0);
+        match connections {
+            Some(connections) => self.check("connections", connections.to_string(), connections == 0),
+            None => self.tell("connections", NOT_READABLE),
+        }
     }
 
-    /// A broker of the user's: AMQP tells ready messages and consumers, no more.
-    async fn foreign_broker(&mut self, stage: &Stage) -> Result<()> {
-        let client = stage.client().await?;
-        let (mut ready, mut consumers) = (0, 0);
-        for queue in stage.queues() {
-            let depth = client.depth(&queue).await?;
-            ready += depth.ready;
-            consumers += depth.consumers;
-        }
-        client.close().await?;
-        self.check("ready", ready.to_string(), ready == 0);
-        self.check("consumers", consumers.to_string(), consumers == 0);
-        self.tell("unacked", "not readable over AMQP");
-        self.tell("connections", "not readable over AMQP");
-        Ok(())
-    }
-
-    fn workers(&mut self, args: &Args, scene: &Scene, stage: &Stage) {
+    fn workers(&mut self, scene: &Scene, max_workers: u32, running: usize) {
         let launched = scene.workers.len();
         self.tell("launched", format!("{launched} workers"));
         let most = scene.most_at_once();
-        let limit = usize::try_from(args.max_workers).unwrap_or(usize::MAX);
+        let limit = usize::try_from(max_workers).unwrap_or(usize::MAX);
         self.check("most at once", format!("{most} of at most {limit}"), most <= limit);
-        let ended_well = |worker: &&crate::scene::Worker| worker.exit_code == Some(0);
-        let well = scene.workers.values().filter(ended_well).count();
-        let mut reasons: Vec<_> =
-            scene.workers.values().filter_map(|worker| worker.reason.as_deref()).collect();
+        let endings: Vec<_> =
+            scene.workers.values().filter_map(|worker| worker.seen.ending.as_ref()).collect();
+        let well = endings.iter().filter(|ending| ending.is_good()).count();
+        let mut reasons: Vec<_> = endings.iter().filter_map(|ending| ending.reason.as_deref()).collect();
         reasons.sort_unstable();
         reasons.dedup();
         self.check(
@@ -122,13 +95,22 @@ impl Summary {
             format!("{well} of {launched} ({})", reasons.join(", ")),
             well == launched,
         );
-        let running = stage.running_workers().len();
+        self.jobs(&endings, launched);
         self.check("still running", running.to_string(), running == 0);
         let seconds = |time: Option<std::time::Duration>| {
             time.map_or_else(|| "never".to_owned(), |time| format!("{:.1} s", time.as_secs_f64()))
         };
         self.tell("until empty", seconds(scene.emptied));
         self.tell("until zero", format!("{} (no worker left)", seconds(scene.vanished)));
+    }
+
+    /// Where workers are Jobs.
+    fn jobs(&mut self, endings: &[&Ending], launched: usize) {
+        let told: Vec<_> = endings.iter().filter_map(|ending| ending.complete).collect();
+        if !told.is_empty() {
+            let complete = told.iter().filter(|complete| **complete).count();
+            self.check("Jobs Complete", format!("{complete} of {launched}"), complete == launched);
+        }
     }
 }
 
