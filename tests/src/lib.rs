@@ -17,8 +17,10 @@
 
 pub mod bed;
 pub mod client;
+pub mod control_plane;
 pub mod fleet;
 pub mod ids;
+pub mod kubernetes;
 pub mod node;
 pub mod process;
 pub mod proxy;
