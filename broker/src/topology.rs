@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lapin::{
-    options::QueueDeclareOptions,
+    options::{QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 use mayfly_service::deadline;
@@ -209,6 +209,20 @@ impl QueueSpec {
         deadline("declare queue", CALL_LIMIT, call)
             .await?
             .map_err(|source| Error::queue(&self.name, "declare queue", source))?;
+        channel.close().await
+    }
+
+    /// Deletes the queue with all that waits in it, whoever consumes from it. A missing one is no error.
+    ///
+    /// # Errors
+    /// `Forbidden`, `Lost` or `Deadline`.
+    pub async fn delete(&self, connection: &Connection) -> Result<()> {
+        let name = short(&self.name).ok_or(Error::NameTooLong { length: self.name.len() })?;
+        let channel = connection.channel().await?;
+        let call = channel.raw().queue_delete(name, QueueDeleteOptions::default());
+        deadline("delete queue", CALL_LIMIT, call)
+            .await?
+            .map_err(|source| Error::queue(&self.name, "delete queue", source))?;
         channel.close().await
     }
 }

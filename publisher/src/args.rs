@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use mayfly_broker::{BrokerArgs, Header, QueueKind, SHORT_LIMIT};
 use mayfly_service::log::LogArgs;
 
-/// Feed and look at RabbitMQ queues: publish with confirms, inspect, declare.
+/// Feed and look at RabbitMQ queues: publish with confirms, inspect, declare, delete.
 ///
 /// Exit codes: 0 all of it was done; 64 wrong usage or input; 69 broker unreachable or lost; 75 gave up
 /// waiting or was interrupted; 78 refused by configuration (missing queue, no permission, wrong password).
@@ -50,6 +50,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  mayfly-publisher declare documents --dry-run\n  mayfly-publisher declare documents --retry 10s,1m"
     )]
     Declare(DeclareArgs),
+    /// Delete what `declare` created, if nothing waits in it and nobody consumes from it.
+    #[command(
+        after_help = "Examples:\n  mayfly-publisher delete documents\n  mayfly-publisher delete demo --with-messages"
+    )]
+    Delete(DeleteArgs),
     /// Print the completion script of a shell.
     Completions {
         /// The shell.
@@ -130,6 +135,19 @@ pub(crate) struct DeclareArgs {
     /// The shape of the result.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// The queue.
+    #[arg(value_parser = short)]
+    pub(crate) queue: String,
+    /// The delays of its retry ladder, as declared.
+    #[arg(long, value_name = "TIME,…", value_delimiter = ',', default_value = "5s,30s,2m,10m", value_parser = delay)]
+    pub(crate) retry: Vec<Duration>,
+    /// Delete waiting messages too, and take the queues away from their consumers.
+    #[arg(long)]
+    pub(crate) with_messages: bool,
 }
 
 /// How data is printed.

@@ -1,7 +1,8 @@
-//! mayfly's publisher: publish with confirms, inspect queues, declare the standard topology.
+//! mayfly's publisher: publish with confirms, inspect queues, declare and delete the standard topology.
 
 mod args;
 mod declare;
+mod delete;
 mod delivery;
 mod draft;
 mod failure;
@@ -32,6 +33,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> ExitCode {
             Command::Publish(args) => publish::publish(args, &broker, shutdown).await,
             Command::Inspect(args) => inspect::inspect(args, &broker).await,
             Command::Declare(args) => declare::declare(args, &broker).await,
+            Command::Delete(args) => delete::delete(args, &broker).await,
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Args::command(), "mayfly-publisher", &mut script);

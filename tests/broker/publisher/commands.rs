@@ -15,6 +15,7 @@ on_each_release!(
     a_topology_that_exists_can_be_declared_again,
     a_queue_with_other_arguments_is_named_and_nothing_is_created,
     inspect_tells_what_waits_and_what_is_missing,
+    delete_spares_what_is_in_use_and_leaves_nothing_of_the_rest,
 );
 
 /// Runs one command to its end.
@@ -84,6 +85,25 @@ async fn a_queue_with_other_arguments_is_named_and_nothing_is_created(bed: &Bed)
         ensure!(mine == [queue.as_str()], "{mine:?}");
         client.delete(queue).await?;
     }
+    Ok(())
+}
+
+async fn delete_spares_what_is_in_use_and_leaves_nothing_of_the_rest(bed: &Bed) -> Result<()> {
+    let url = bed.broker.url();
+    let left = async || -> Result<usize> {
+        let queues = bed.broker.queues().await?;
+        Ok(queues.iter().filter(|queue| queue.name.starts_with(&bed.queue)).count())
+    };
+    run(bed, &url, &["declare", &bed.queue], exit::OK).await?;
+    run(bed, &url, &["publish", &bed.queue, "a body"], exit::OK).await?;
+    let refused = run(bed, &url, &["delete", &bed.queue], exit::CONFIG).await?.log()?;
+    ensure!(refused.contains(&format!("{} (1 ready, 0 consumers)", bed.queue)), "{refused}");
+    ensure!(left().await? == 7, "a refusal deletes nothing");
+    run(bed, &url, &["delete", &bed.queue, "--with-messages"], exit::OK).await?;
+    ensure!(left().await? == 0, "all of the topology goes");
+    // What is gone is no error.
+    let again = run(bed, &url, &["delete", &bed.queue], exit::OK).await?.stdout()?;
+    ensure!(again.lines().count() == 7 && again.lines().all(|line| line.starts_with("missing")), "{again}");
     Ok(())
 }
 
