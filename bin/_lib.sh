@@ -22,6 +22,13 @@ fail() {
     exit 1
 }
 
+# end CODE WORDS...: as `fail`, with one of the exit codes of all programs (64 usage, 69 unreachable, 75 gave up
+# waiting, 78 refused).
+end() {
+    say "${0##*/}: ${*:2}"
+    exit "$1"
+}
+
 # The comment at the top of the calling script.
 usage() { sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p}' "$0"; }
 
