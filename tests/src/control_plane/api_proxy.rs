@@ -45,7 +45,7 @@ pub enum Door {
     Open,
     /// Closes what is there; new connections are refused, as where nobody listens.
     Refused,
-    /// Accepts connections and requests, and says nothing. What still waits when it opens is forwarded.
+    /// Accepts connections and requests, and says nothing: to them never, not even when it opens again.
     Hung,
 }
 
@@ -75,9 +75,10 @@ pub struct Rule {
     verb: &'static str,
     resource: &'static str,
     name_ends: Option<String>,
-    client: Option<&'static str>,
-    skip: usize,
-    times: usize,
+    client: Option<String>,
+    /// The first and the last of the matching requests that it counts for, from 1.
+    which: (usize, usize),
+    matched: usize,
     act: Act,
 }
 
@@ -116,7 +117,7 @@ impl Rule {
     /// Does `act` with every request of this verb to this resource (`*` = whatever).
     #[must_use]
     pub const fn new(verb: &'static str, resource: &'static str, act: Act) -> Self {
-        Self { verb, resource, name_ends: None, client: None, skip: 0, times: usize::MAX, act }
+        Self { verb, resource, name_ends: None, client: None, which: (1, usize::MAX), matched: 0, act }
     }
 
     /// Only with the first one.
@@ -125,11 +126,10 @@ impl Rule {
         self.nth(1)
     }
 
-    /// Only with the `n`th one, from 1.
+    /// Only with the `n`th one from now on, from 1.
     #[must_use]
     pub const fn nth(mut self, n: usize) -> Self {
-        self.skip = n.saturating_sub(1);
-        self.times = 1;
+        self.which = (n, n);
         self
     }
 
@@ -142,8 +142,8 @@ impl Rule {
 
     /// Only with those of this client.
     #[must_use]
-    pub const fn from(mut self, client: &'static str) -> Self {
-        self.client = Some(client);
+    pub fn from(mut self, client: &str) -> Self {
+        self.client = Some(client.to_owned());
         self
     }
 
@@ -151,7 +151,7 @@ impl Rule {
         let is = |wanted: &str, found: &str| wanted == "*" || wanted == found;
         is(self.verb, request.verb)
             && is(self.resource, &request.resource)
-            && self.client.is_none_or(|client| client == request.client)
+            && self.client.as_ref().is_none_or(|client| *client == request.client)
             && self
                 .name_ends
                 .as_ref()
@@ -165,17 +165,12 @@ impl Book {
     /// Writes a request down; says where, and what is to be done with it.
     fn enter(&mut self, request: Request) -> (usize, Option<Act>) {
         let mut act = None;
-        for rule in &mut self.rules {
-            if rule.times == 0 || !rule.matches(&request) {
-                continue;
+        for rule in self.rules.iter_mut().filter(|rule| rule.matches(&request)) {
+            rule.matched += 1;
+            let (first, last) = rule.which;
+            if act.is_none() && (first..=last).contains(&rule.matched) {
+                act = Some(rule.act);
             }
-            if rule.skip > 0 {
-                rule.skip -= 1;
-                continue;
-            }
-            rule.times -= 1;
-            act = Some(rule.act);
-            break;
         }
         self.requests.push(request);
         (self.requests.len() - 1, act)
@@ -338,7 +333,9 @@ impl Shared {
         self.book.send_modify(|book| entered = book.enter(asked));
         let (index, act) = entered;
         let mut book = self.book.subscribe();
-        book.wait_for(|book| book.door != Door::Hung).await?;
+        if book.borrow().door == Door::Hung {
+            return std::future::pending().await;
+        }
         match act {
             None => {}
             Some(Act::Delay(delay)) => tokio::time::sleep(delay).await,
@@ -437,10 +434,12 @@ async fn serve(listener: TcpListener, port: u16, tls: TlsAcceptor, shared: Arc<S
 /// One connection, until its end or until connections are refused.
 async fn connect(client: TcpStream, tls: TlsAcceptor, shared: Arc<Shared>) {
     let mut refused = shared.book.subscribe();
-    let mut open = shared.book.subscribe();
+    let hung = refused.borrow().door == Door::Hung;
     let _ = client.set_nodelay(true);
     let served = async {
-        open.wait_for(|book| book.door != Door::Hung).await?;
+        if hung {
+            return std::future::pending().await;
+        }
         let stream = tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(client)).await??;
         let service = service_fn(|request| {
             let shared = Arc::clone(&shared);

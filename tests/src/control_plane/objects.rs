@@ -1,7 +1,10 @@
 //! What a user installs, as the chart would render it for one pool, in a namespace of a test's own.
 
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+/// Where the chart says what a scaler may do.
+const RBAC: &str = include_str!("../../../charts/mayfly/templates/rbac.yaml");
 /// The instance of every test; namespaces keep them apart.
 pub(super) const INSTANCE: &str = "test";
 /// Its only pool.
@@ -29,25 +32,19 @@ pub(super) fn service_account() -> Value {
     json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": SCALER } })
 }
 
-/// The documented Role: every verb that a scaler may use, and none beside.
-pub(super) fn role() -> Value {
-    let rule = |group: &str, resource: &str, verbs: &[&str]| json!({ "apiGroups": [group], "resources": [resource], "verbs": verbs });
-    json!({
+/// The chart's own Role: every verb that a scaler may use, and none beside.
+pub(super) fn role() -> Result<Value> {
+    let is_role = |document: &&str| document.contains("\nkind: Role\n");
+    let document = RBAC.split("\n---\n").find(is_role).context("no Role in the chart")?;
+    let (_, rules) = document.split_once("\nrules:\n").context("no rules in the chart's Role")?;
+    let rules = rules.replace("{{ $instance }}", INSTANCE);
+    let rules: Value = serde_saphyr::from_str(&rules).context("rules of the chart's Role")?;
+    Ok(json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": { "name": SCALER },
-        "rules": [
-            rule("batch", "jobs", &["create", "get", "list", "watch", "delete"]),
-            rule("batch", "cronjobs", &["get"]),
-            rule("", "pods", &["get", "list", "watch", "delete"]),
-            rule("", "events", &["list", "create", "patch"]),
-            rule("events.k8s.io", "events", &["list", "create", "patch"]),
-            {
-                "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [STATE],
-                "verbs": ["get", "update"],
-            },
-        ],
-    })
+        "rules": rules,
+    }))
 }
 
 pub(super) fn role_binding(namespace: &str) -> Value {
@@ -137,4 +134,18 @@ pub(super) fn lease(node: &str) -> Value {
 /// The wall clock as Kubernetes writes it.
 pub(super) fn now() -> String {
     humantime::format_rfc3339_micros(std::time::SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_is_that_of_the_chart_and_names_the_one_state_record() {
+        let role = role().unwrap();
+        let rules = role["rules"].as_array().unwrap();
+        let of = |resource: &str| rules.iter().find(|rule| rule["resources"] == json!([resource])).unwrap();
+        assert_eq!(of("configmaps")["resourceNames"], json!([STATE]));
+        assert_eq!(of("cronjobs")["verbs"], json!(["get"]));
+    }
 }

@@ -68,8 +68,11 @@ fn target(path: &str) -> (String, Option<String>) {
     let words: Vec<&str> = path.split('/').filter(|word| !word.is_empty()).collect();
     let inner = match words[..] {
         // `/api/VERSION`, `/apis/GROUP/VERSION`; then maybe `/namespaces/NAMESPACE`.
-        ["api", _, "namespaces", _, ref inner @ ..] if !inner.is_empty() => inner,
-        ["apis", _, _, "namespaces", _, ref inner @ ..] if !inner.is_empty() => inner,
+        ["api", _, "namespaces", _, ref inner @ ..] | ["apis", _, _, "namespaces", _, ref inner @ ..]
+            if !inner.is_empty() =>
+        {
+            inner
+        }
         ["api", _, ref inner @ ..] | ["apis", _, _, ref inner @ ..] => inner,
         _ => &[],
     };

@@ -282,10 +282,17 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When it is not readable.
     pub async fn state(&self) -> Result<Value> {
-        let map = call("get the state", self.api::<ConfigMap>().get_opt(objects::STATE)).await?;
-        let text = map.and_then(|map| map.data?.remove("state.json"));
-        let record = text.map(|text| serde_json::from_str::<Value>(&text)).transpose()?;
+        let record = self.record().await?.map(|text| serde_json::from_str::<Value>(&text)).transpose()?;
         Ok(record.unwrap_or_default()["pools"][objects::POOL].clone())
+    }
+
+    /// The state record as it is stored.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn record(&self) -> Result<Option<String>> {
+        let map = call("get the state", self.api::<ConfigMap>().get_opt(objects::STATE)).await?;
+        Ok(map.and_then(|map| map.data?.remove("state.json")))
     }
 
     /// Lays `data` over that of the state's `ConfigMap`; `Null` takes a key away.
@@ -361,7 +368,7 @@ async fn install(admin: &Client, namespace: &str) -> Result<()> {
     let object = serde_json::from_value(object)?;
     call("create a namespace", namespaces.create(&PostParams::default(), &object)).await?;
     create::<ServiceAccount>(admin, namespace, objects::service_account()).await?;
-    create::<Role>(admin, namespace, objects::role()).await?;
+    create::<Role>(admin, namespace, objects::role()?).await?;
     create::<RoleBinding>(admin, namespace, objects::role_binding(namespace)).await?;
     create::<ConfigMap>(admin, namespace, objects::state()).await?;
     create::<CronJob>(admin, namespace, objects::template(namespace)).await
@@ -408,9 +415,9 @@ impl WorkerJob {
         let stamp =
             annotation("mayfly/intended-at").map(|text| humantime::parse_rfc3339(&text)).transpose()?;
         let stamp = stamp.map(|stamp| stamp.duration_since(std::time::UNIX_EPOCH)).transpose()?;
-        let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let is_end = |kind: &str| matches!(kind, "Complete" | "Failed");
-        let ended = conditions.filter(|one| one.status == "True" && is_end(&one.type_)).next_back();
+        let ended = conditions.rfind(|one| one.status == "True" && is_end(&one.type_));
         Ok(Self {
             name: job.metadata.name.clone().context("a Job without a name")?,
             serial: label("mayfly/serial").map(|text| text.parse()).transpose()?,

@@ -1,0 +1,261 @@
+//! Why a worker does not get ready, or ends: what waits, what holds, what is a failure.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
+use mayfly_tests::{
+    bed::rounds,
+    control_plane::{Script, Space},
+    each_in_a_space, until,
+};
+use serde_json::{Value, json};
+
+use crate::{SOON, each_once, ends, idle, in_order, ready, waiting};
+
+/// How long a full cluster is watched.
+const A_WHILE: Duration = Duration::from_secs(15);
+/// After a refusal for want of room, the next try is this much later.
+const RETRY: Duration = Duration::from_secs(5);
+/// An image that a registry refuses is a failure after this time.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(300);
+
+each_in_a_space!(
+    a_full_quota_of_jobs_holds_and_a_higher_one_resumes,
+    a_full_quota_of_pods_holds_and_a_higher_one_resumes,
+    a_node_that_is_known_to_come_is_told,
+    an_image_that_can_never_be_used_is_a_failure_that_names_it,
+    an_image_that_the_registry_refuses_is_told_and_given_up_in_the_end,
+    a_crash_at_start_is_a_failure_that_names_it,
+    a_disruption_is_no_failure,
+);
+
+async fn quota(space: &Space<'_>, resource: &str, hard: u32) -> Result<()> {
+    let quota =
+        json!({ "metadata": { "name": "quota" }, "spec": { "hard": { (resource): hard.to_string() } } });
+    space.create::<ResourceQuota>(quota).await?;
+    until("the quota counts", SOON, async || {
+        let quota = space.api::<ResourceQuota>().get("quota").await?;
+        Ok(quota.status.and_then(|status| status.used).is_some_and(|used| used.contains_key(resource)))
+    })
+    .await
+}
+
+async fn raise(space: &Space<'_>, resource: &str, hard: u32) -> Result<()> {
+    let changes = json!({ "spec": { "hard": { (resource): hard.to_string() } } });
+    space.patch::<ResourceQuota>("quota", &changes).await.map(drop)
+}
+
+async fn a_full_quota_of_jobs_holds_and_a_higher_one_resumes(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    quota(space, "count/jobs.batch", 1).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 2 }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    space.jobs_when("one worker is ready", SOON, |jobs| ready(jobs) == 1).await?;
+    let status = scaler.decides("AtCapacity", SOON).await?;
+    ensure!(
+        status["text"].as_str().is_some_and(|text| text.contains("exceeded quota")),
+        "{}",
+        status["text"]
+    );
+    let refused =
+        || space.proxy.matching(|request| request.is("create", "jobs") && !request.succeeded()).len();
+    let before = refused();
+    tokio::time::sleep(A_WHILE).await;
+    let tries = refused() - before;
+    let allowed = A_WHILE.as_secs().div_ceil(RETRY.as_secs());
+    ensure!(tries as u64 <= allowed, "{tries} tries in {A_WHILE:?}");
+    ensure!(tries > 0, "no try in {A_WHILE:?}: how would it learn of room?");
+    ensure!(space.jobs().await?.len() == 1);
+    ensure!(space.state().await?["failures"]["count"] == 0, "want of room is no failure");
+    raise(space, "count/jobs.batch", 5).await?;
+    space.jobs_when("two workers are ready", SOON, |jobs| ready(jobs) == 2).await?;
+    scaler.decides("AtMaximum", SOON).await?;
+    each_once(space, &space.jobs().await?)?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+async fn a_full_quota_of_pods_holds_and_a_higher_one_resumes(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    quota(space, "pods", 1).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 3 }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    space.jobs_when("one worker is ready", SOON, |jobs| ready(jobs) == 1).await?;
+    let status = scaler.decides("AtCapacity", SOON).await?;
+    ensure!(
+        status["text"].as_str().is_some_and(|text| text.contains("exceeded quota")),
+        "{}",
+        status["text"]
+    );
+    let end = tokio::time::Instant::now() + A_WHILE;
+    while tokio::time::Instant::now() < end {
+        // The second one stays, as the probe for room; there is no third.
+        let jobs = space.jobs().await?;
+        ensure!(jobs.len() == 2 && jobs.iter().all(|job| job.ended.is_none()), "{jobs:?}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    ensure!(space.state().await?["failures"]["count"] == 0, "want of room is no failure");
+    raise(space, "pods", 5).await?;
+    // The Job controller tries again by itself, up to a minute later.
+    space.jobs_when("three workers are ready", 2 * SOON, |jobs| ready(jobs) == 3).await?;
+    scaler.decides("AtMaximum", SOON).await?;
+    in_order(&space.jobs().await?, Duration::from_millis(500))?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+async fn a_node_that_is_known_to_come_is_told(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.configure(&json!({ "launch_interval": "500ms" }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    tells(space, &scaler, "WaitingForPending", "no room on any node").await?;
+    let pod = space.pods().await?.remove(0);
+    let event = json!({
+        "metadata": { "generateName": "scale-up-" }, "type": "Normal", "reason": "TriggeredScaleUp",
+        "message": "pod triggered scale-up: [{workers 0->1 (max: 3)}]",
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "namespace": space.namespace,
+            "uid": pod.metadata.uid,
+        },
+        "source": { "component": "cluster-autoscaler" },
+        "firstTimestamp": now(), "lastTimestamp": now(), "count": 1,
+    });
+    space.create::<Event>(event).await?;
+    tells(space, &scaler, "WaitingForPending", "node coming").await?;
+    ensure!(space.jobs().await?.len() == 1);
+    space.kubelet.node("a", 1).await?;
+    space.jobs_when("it is ready", SOON, |jobs| ready(jobs) == 1).await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+async fn an_image_that_can_never_be_used_is_a_failure_that_names_it(space: &Space<'_>) -> Result<()> {
+    let message = "Failed to apply default image tag \"Worker:X\": couldn't parse image name".to_owned();
+    space.kubelet.all(Script::Stuck { reason: "InvalidImageName", message });
+    failure(space, &["image refused", "InvalidImageName"], true).await?;
+    // It never started, so its pod may go; the Job stays.
+    let removals = space.proxy.matching(|request| request.is("delete", "pods") && request.succeeded());
+    ensure!(!removals.is_empty(), "its pod was not removed");
+    ensure!(space.proxy.matching(|request| request.is("delete", "jobs")).is_empty(), "a Job was deleted");
+    Ok(())
+}
+
+async fn an_image_that_the_registry_refuses_is_told_and_given_up_in_the_end(space: &Space<'_>) -> Result<()> {
+    let message = "Back-off pulling image \"mayfly-worker:test\": not found".to_owned();
+    space.kubelet.all(Script::Stuck { reason: "ImagePullBackOff", message });
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 3 }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    tells(space, &scaler, "WaitingForPending", "image cannot be pulled").await?;
+    tells(space, &scaler, "WaitingForPending", "not found").await?;
+    // A registry may come back: minutes are given to it.
+    let end = tokio::time::Instant::now() + A_WHILE;
+    while tokio::time::Instant::now() < end {
+        ensure!(space.jobs().await?.len() == 1);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    ensure!(space.state().await?["failures"]["count"] == 0, "{}", space.state().await?);
+    if rounds(20) == 20 {
+        let limit = REGISTRY_PATIENCE + SOON;
+        until("it is given up", limit, async || Ok(space.state().await?["failures"]["count"] == 1)).await?;
+        scaler.decides("CoolingDown", SOON).await?;
+    }
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+async fn a_crash_at_start_is_a_failure_that_names_it(space: &Space<'_>) -> Result<()> {
+    space.kubelet.all(Script::Ends { code: 3, report: None });
+    failure(space, &["exit code 3"], false).await
+}
+
+/// The first worker fails, the pool cools down, tells why, and tries again; the second one fails as well, and
+/// it cools down for longer; the third one works, and all is forgiven.
+async fn failure(space: &Space<'_>, words: &[&str], removed: bool) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    let changes = json!({ "launch_interval": "500ms", "max_workers": 1, "cooldown_base": "3s" });
+    space.configure(&changes)?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    for count in 1..=2 {
+        until(
+            "the failure is counted",
+            SOON,
+            async || Ok(space.state().await?["failures"]["count"] == count),
+        )
+        .await?;
+        let status = scaler.decides("CoolingDown", SOON).await?;
+        ensure!(status["failures"] == count, "{status}");
+        let log = scaler.process.log()?;
+        for word in words {
+            ensure!(log.contains(word), "the log does not name {word:?}: {}", scaler.process.log_tail());
+        }
+        ensure!(space.jobs().await?.len() == count, "launched while cooling down");
+    }
+    if removed {
+        until("no pod is left", SOON, async || Ok(space.pods().await?.iter().all(is_over))).await?;
+    }
+    space.kubelet.all(Script::Works);
+    let jobs = space.jobs_when("the third one works", SOON, |jobs| ready(jobs) == 1).await?;
+    ensure!(jobs.len() == 3, "{jobs:?}");
+    // 3 s, then 6 s, each with some jitter on top.
+    in_order(&jobs[..2], Duration::from_secs(3))?;
+    ensure!(jobs[2].stamp - jobs[1].stamp >= 6000, "{jobs:?}");
+    space.kubelet.job(&jobs[2].name, idle(1));
+    until("all is forgiven", SOON, async || Ok(space.state().await?["failures"]["count"] == 0)).await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+async fn a_disruption_is_no_failure(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 1 }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    let jobs = space.jobs_when("a worker is ready", SOON, |jobs| ready(jobs) == 1).await?;
+    space.kubelet.job(&jobs[0].name, Script::Disrupted);
+    let jobs =
+        space.jobs_when("another one is ready", SOON, |jobs| jobs.len() == 2 && ready(jobs) == 1).await?;
+    // Also before it was ever ready.
+    space.kubelet.all(Script::Prepares);
+    space.kubelet.job(&jobs[1].name, Script::Disrupted);
+    let jobs = space.jobs_when("a third one is there", SOON, |jobs| jobs.len() == 3).await?;
+    space.kubelet.sees(&jobs[2].name, "prepares", SOON).await?;
+    space.kubelet.job(&jobs[2].name, Script::Disrupted);
+    space.kubelet.all(Script::Works);
+    space.jobs_when("a fourth one is ready", SOON, |jobs| jobs.len() == 4 && ready(jobs) == 1).await?;
+    let state = space.state().await?;
+    ensure!(state["failures"]["count"] == 0, "a disruption counts as a failure: {state}");
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// Waits until the pool's decision and its text are these.
+async fn tells(
+    space: &Space<'_>,
+    scaler: &mayfly_tests::fleet::Scaler,
+    reason: &str,
+    words: &str,
+) -> Result<()> {
+    until(&format!("it tells {words:?}"), SOON, async || {
+        let status = scaler.status().await?;
+        let text = status["text"].as_str().unwrap_or_default();
+        ensure!(status["reason"] == reason, "it is {}: {text}; {:?}", status["reason"], space.kubelet.seen());
+        ensure!(text.contains(words), "it tells {text:?}");
+        Ok(true)
+    })
+    .await
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn now() -> Value {
+    json!(humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string())
+}
