@@ -11,11 +11,12 @@ use mayfly_service::{
 use tokio::sync::watch;
 
 use crate::{
+    cluster::Cluster,
     config::{Config, LauncherConfig, Overrides},
     control::Control,
-    launcher::ProcessLauncher,
+    launcher::{KubernetesLauncher, Launcher, ProcessLauncher},
     observe::QueueWatch,
-    state::FileState,
+    state::{ConfigMapState, FileState, StateStore},
     status,
     time::Clock,
 };
@@ -52,10 +53,6 @@ pub async fn run(args: RunArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> 
         Ok(url) => url.with_default_frame_max(FRAME_MAX),
         Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
     };
-    let LauncherConfig::Process { directory, .. } = &config.launcher;
-    let launcher = ProcessLauncher::new(&config)
-        .with_context(|| format!("state directory {} cannot be made", directory.display()))?;
-    let state = FileState::new(directory);
     let admin = match admin_listen {
         Some(address) => Some(AdminServer::bind(address).await?),
         None => None,
@@ -68,17 +65,34 @@ pub async fn run(args: RunArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> 
         "mayfly-scaler {} runs",
         env!("CARGO_PKG_VERSION"),
     );
-    serve(config, url, launcher, state, admin, shutdown).await?;
+    match &config.launcher {
+        LauncherConfig::Process { directory, start_delay } => {
+            let launcher = ProcessLauncher::new(&config, directory, *start_delay)
+                .with_context(|| format!("state directory {} cannot be made", directory.display()))?;
+            let state = FileState::new(directory);
+            serve(Arc::clone(&config), url, launcher, state, admin, shutdown).await?;
+        }
+        LauncherConfig::Kubernetes { namespace } => {
+            let cluster = match Cluster::infer(namespace.as_deref()).await {
+                Ok(cluster) => cluster,
+                Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
+            };
+            tracing::info!(namespace = cluster.namespace(), "workers are jobs of a Kubernetes cluster");
+            let launcher = KubernetesLauncher::new(cluster.clone(), &config);
+            let state = ConfigMapState::new(cluster, &config.instance);
+            serve(Arc::clone(&config), url, launcher, state, admin, shutdown).await?;
+        }
+    }
     tracing::info!("asked to stop; workers go on by themselves");
     Ok(ExitCode::Ok)
 }
 
 /// Runs the loop, the watch over the queues and the admin server until the loop has ended.
-async fn serve(
+async fn serve<L: Launcher, S: StateStore>(
     config: Arc<Config>,
     url: BrokerUrl,
-    launcher: ProcessLauncher,
-    state: FileState,
+    launcher: L,
+    state: S,
     admin: Option<AdminServer>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {

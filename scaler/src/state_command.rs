@@ -6,10 +6,11 @@ use anyhow::{Context, bail};
 use mayfly_service::ExitCode;
 
 use crate::{
+    cluster::Cluster,
     config::{Config, LauncherConfig, Overrides},
-    launcher::{Launcher, ProcessLauncher},
+    launcher::{KubernetesLauncher, Launcher, Look, ProcessLauncher},
     policy::{PoolState, StateRecord, judge},
-    state::{FileState, StateError, StateStore},
+    state::{ConfigMapState, FileState, StateError, StateStore},
     time::{Clock, Time},
 };
 
@@ -60,7 +61,7 @@ enum Output {
 ///
 /// # Errors
 /// When the record cannot be read or written.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this command's output")]
+#[expect(clippy::print_stderr, reason = "this command's output")]
 pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
     let StateArgs { config, command } = args;
     let config = match Config::load(&config, &Overrides::default()) {
@@ -70,24 +71,28 @@ pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::Usage);
         }
     };
-    let LauncherConfig::Process { directory, .. } = &config.launcher;
-    if !directory.is_dir() {
-        eprintln!(
-            "error: {} does not exist: no scaler ever ran with this configuration",
-            directory.display()
-        );
-        return Ok(ExitCode::Config);
-    }
-    let state = FileState::new(directory);
-    let now = Clock::start().now();
-    let done = match command {
-        StateCommand::Show { output } => show(&state, output, now).await.map(|text| print!("{text}")),
-        StateCommand::Repair => repair(&state, &config, now).await.map(|text| println!("{text}")),
-        StateCommand::Pause { pool } => {
-            pause(&state, &config, pool, true).await.map(|text| println!("{text}"))
+    let done = match &config.launcher {
+        LauncherConfig::Process { directory, start_delay } => {
+            if !directory.is_dir() {
+                eprintln!(
+                    "error: {} does not exist: no scaler ever ran with this configuration",
+                    directory.display()
+                );
+                return Ok(ExitCode::Config);
+            }
+            let launcher = ProcessLauncher::new(&config, directory, *start_delay)?;
+            carry_out(command, &FileState::new(directory), &launcher, &config).await
         }
-        StateCommand::Resume { pool } => {
-            pause(&state, &config, pool, false).await.map(|text| println!("{text}"))
+        LauncherConfig::Kubernetes { namespace } => {
+            let cluster = match Cluster::infer(namespace.as_deref()).await {
+                Ok(cluster) => cluster,
+                Err(error) => {
+                    eprintln!("error: {:#}", anyhow::Error::from(error));
+                    return Ok(ExitCode::Usage);
+                }
+            };
+            let launcher = KubernetesLauncher::new(cluster.clone(), &config);
+            carry_out(command, &ConfigMapState::new(cluster, &config.instance), &launcher, &config).await
         }
     };
     match done {
@@ -100,7 +105,24 @@ pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn show(state: &FileState, output: Output, now: Time) -> anyhow::Result<String> {
+#[expect(clippy::print_stdout, reason = "this command's output")]
+async fn carry_out(
+    command: StateCommand,
+    state: &impl StateStore,
+    launcher: &impl Launcher,
+    config: &Config,
+) -> anyhow::Result<()> {
+    let now = Clock::start().now();
+    match command {
+        StateCommand::Show { output } => print!("{}", show(state, output, now).await?),
+        StateCommand::Repair => println!("{}", repair(state, launcher, config, now).await?),
+        StateCommand::Pause { pool } => println!("{}", pause(state, config, pool, true).await?),
+        StateCommand::Resume { pool } => println!("{}", pause(state, config, pool, false).await?),
+    }
+    Ok(())
+}
+
+async fn show(state: &impl StateStore, output: Output, now: Time) -> anyhow::Result<String> {
     let record = state.read().await?;
     if output == Output::Json {
         return Ok(serde_json::to_string_pretty(&record)? + "\n");
@@ -124,6 +146,7 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
         last_settled_launch,
         failures,
         cooldown_until,
+        at_capacity,
         paused,
         intents,
         judged,
@@ -140,6 +163,9 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
     line("failures in a row", format!("{}{since}", failures.count));
     if let Some(until) = cooldown_until.filter(|until| *until > now) {
         line("cooling down", format!("until {until}"));
+    }
+    if let Some(capacity) = at_capacity.as_ref().filter(|capacity| capacity.until > now) {
+        line("at capacity", capacity.detail.clone());
     }
     for intent in intents {
         line(
@@ -165,18 +191,24 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
     text
 }
 
-async fn repair(state: &FileState, config: &Config, now: Time) -> anyhow::Result<String> {
+async fn repair(
+    state: &impl StateStore,
+    launcher: &impl Launcher,
+    config: &Config,
+    now: Time,
+) -> anyhow::Result<String> {
     let aside = match state.read().await {
         Ok(Some(_)) => return Ok("the record is sound, nothing to repair".to_owned()),
         Ok(None) => None,
-        Err(StateError::Corrupt { .. }) => Some(state.set_aside(&format!("damaged-{}", now.as_millis()))?),
+        Err(StateError::Corrupt { .. }) => {
+            Some(state.set_aside(&format!("damaged-{}", now.as_millis())).await?)
+        }
         Err(error) => return Err(error.into()),
     };
-    let workers = ProcessLauncher::new(config)?.list(now).await.context("the workers cannot be listed")?;
+    let workers = launcher.list(Look::Fresh, now).await.context("the workers cannot be listed")?;
     let rebuilt = judge(&StateRecord::new(now), &workers, config, now).record;
     state.replace(None, rebuilt).await.context("the rebuilt record cannot be written")?;
-    let aside =
-        aside.map_or_else(String::new, |aside| format!("; the damaged one is kept as {}", aside.display()));
+    let aside = aside.map_or_else(String::new, |aside| format!("; the damaged one is kept as {aside}"));
     Ok(format!(
         "rebuilt from {} workers{aside}\npause and cool-down of all pools are lost: see `state pause`",
         workers.len()
@@ -184,7 +216,7 @@ async fn repair(state: &FileState, config: &Config, now: Time) -> anyhow::Result
 }
 
 async fn pause(
-    state: &FileState,
+    state: &impl StateStore,
     config: &Config,
     pool: Option<String>,
     paused: bool,

@@ -78,7 +78,7 @@ impl Status {
         let pool_status = |name: &str, queue_names: &[String], decision: &Decision| {
             let own = |worker: &&Worker| worker.pool == name;
             let state = state.known().map(|record| record.pool(name));
-            let intents = state.as_ref().map_or(&[][..], |state| &state.intents);
+            let judged = state.clone().unwrap_or_default();
             PoolStatus {
                 queues: queue_names
                     .iter()
@@ -87,7 +87,7 @@ impl Status {
                         Some((queue.clone(), QueueStatus { facts, age: memory.age(queue, now) }))
                     })
                     .collect(),
-                counts: workers.known().map(|workers| Counts::of(name, workers, intents)),
+                counts: workers.known().map(|workers| Counts::of(name, workers, &judged)),
                 workers: workers.known().map(|workers| workers.iter().filter(own).cloned().collect()),
                 decision: decision.kind(),
                 reason: decision.as_str(),

@@ -169,6 +169,13 @@ impl ExitReport {
         }
     }
 
+    /// Reads a termination message; `None` if it holds no report, or only a part of one.
+    #[must_use]
+    pub fn from_message(message: &str) -> Option<Self> {
+        // Where the cluster adds the end of the log, the report is the last line all the same.
+        serde_json::from_str(message.trim().lines().last()?).ok()
+    }
+
     /// The same with the error that ended the worker, as one line cut to 1 KiB at a character boundary.
     #[must_use]
     pub fn with_detail(mut self, detail: &str) -> Self {
@@ -260,6 +267,17 @@ mod tests {
         for worst in ["\u{0}", "\"", "\\", "ü", "\u{1F980}"] {
             let report = report.clone().with_detail(&worst.repeat(9000));
             assert!(serde_json::to_string(&report).unwrap().len() <= REPORT_LIMIT, "{worst:?}");
+        }
+    }
+
+    #[test]
+    fn a_termination_message_is_read_whole_or_not_at_all() {
+        let report = ExitReport { done: 3, ..ExitReport::new(ExitReason::Idle) };
+        let line = serde_json::to_string(&report).unwrap();
+        assert_eq!(ExitReport::from_message(&format!("{line}\n")), Some(report.clone()));
+        assert_eq!(ExitReport::from_message(&format!("a log line\n{line}")), Some(report));
+        for garbage in ["", "\n", "oops", "{}", "null", &line[..line.len() - 1], &line[1..]] {
+            assert_eq!(ExitReport::from_message(garbage), None, "{garbage:?}");
         }
     }
 

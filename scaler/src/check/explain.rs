@@ -58,16 +58,7 @@ fn general(config: &Config) -> Vec<Sentence> {
             BrokerSource::UrlEnv(variable) => format!("its url is read from the variable {variable}"),
         },
     ));
-    let LauncherConfig::Process { directory, start_delay } = &config.launcher;
-    let delay = match *start_delay {
-        Duration::ZERO => String::new(),
-        delay => format!("; each waits {} first, as for a new node", words(delay)),
-    };
-    let place = directory.display();
-    sentences.push(sentence(
-        "workers",
-        format!("are processes of this machine, kept account of in {place}{delay}"),
-    ));
+    sentences.extend(place(&config.launcher, &config.instance));
     sentences.push(sentence(
         "unknown",
         "while the broker, the workers or the state cannot be seen, nothing is launched".to_owned(),
@@ -77,6 +68,31 @@ fn general(config: &Config) -> Vec<Sentence> {
         sentences.push(sentence("quota", format!("at most {} over all pools{shared}", workers(quota))));
     }
     sentences
+}
+
+fn place(launcher: &LauncherConfig, instance: &str) -> Vec<Sentence> {
+    match launcher {
+        LauncherConfig::Process { directory, start_delay } => {
+            let delay = match *start_delay {
+                Duration::ZERO => String::new(),
+                delay => format!("; each waits {} first, as for a new node", words(delay)),
+            };
+            let place = directory.display();
+            let text = format!("are processes of this machine, kept account of in {place}{delay}");
+            vec![sentence("workers", text)]
+        }
+        LauncherConfig::Kubernetes { namespace } => {
+            let place = namespace.as_ref().map_or_else(
+                || "the scaler's own namespace (outside a cluster: the kubeconfig's)".to_owned(),
+                |namespace| format!("namespace {namespace}"),
+            );
+            let kept = format!("what must survive a restart is in ConfigMap {instance}-state");
+            vec![
+                sentence("workers", format!("are Kubernetes Jobs in {place}")),
+                sentence("memory", format!("{kept}; it is made by the chart, never by the scaler")),
+            ]
+        }
+    }
 }
 
 fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
@@ -104,18 +120,29 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
         let all: u32 = config.pools.iter().map(|pool| pool.weight).sum();
         sentences.push(sentence("weight", format!("{} of {all} where the quota is short", pool.weight)));
     }
-    let WorkerTemplate::Process { command, env } = &pool.worker;
-    let shown: Vec<_> = command.iter().map(|argument| shown(argument)).collect();
-    sentences.push(sentence("command", shown.join(" ")));
-    if !env.is_empty() {
-        let names: Vec<_> = env.keys().map(String::as_str).collect();
-        sentences.push(sentence("environment", format!("adds {}", names.join(", "))));
-    }
+    sentences.extend(worker(&pool.worker));
     PoolExplanation {
         pool: pool.name.clone(),
         queues: pool.queues.clone(),
         sentences,
         warnings: warnings(pool, config),
+    }
+}
+
+fn worker(template: &WorkerTemplate) -> Vec<Sentence> {
+    match template {
+        WorkerTemplate::Process { command, env } => {
+            let shown: Vec<_> = command.iter().map(|argument| shown(argument)).collect();
+            let mut sentences = vec![sentence("command", shown.join(" "))];
+            if !env.is_empty() {
+                let names: Vec<_> = env.keys().map(String::as_str).collect();
+                sentences.push(sentence("environment", format!("adds {}", names.join(", "))));
+            }
+            sentences
+        }
+        WorkerTemplate::CronJob(name) => {
+            vec![sentence("template", format!("each is a copy of what CronJob {name} holds (suspended)"))]
+        }
     }
 }
 
@@ -194,7 +221,10 @@ fn warnings(pool: &PoolConfig, config: &Config) -> Vec<String> {
             warnings.push(text.to_owned());
         }
     };
-    let WorkerTemplate::Process { command, .. } = &pool.worker;
+    let command = match &pool.worker {
+        WorkerTemplate::Process { command, .. } => &**command,
+        WorkerTemplate::CronJob(_) => &[],
+    };
     warn(pool.max_workers == Some(0), "max_workers 0: nothing is ever launched");
     warn(
         pool.max_workers.is_none() && config.quota.is_none(),

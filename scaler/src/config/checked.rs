@@ -10,7 +10,7 @@ use mayfly_service::contract;
 
 use super::{
     BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, PoolConfig, WorkerTemplate,
-    raw::{RawBroker, RawConfig, RawLauncher, RawPool, RawQueue, RawWorker},
+    raw::{RawBroker, RawConfig, RawKubernetes, RawLauncher, RawPool, RawProcess, RawQueue, RawWorker},
     values::{ANY_DURATION, Bare, duration, label, limit, name, number, switch},
 };
 
@@ -29,6 +29,8 @@ const MOST_WEIGHT: u32 = 1000;
 const LONGEST_QUEUE_NAME: usize = 255;
 /// Longest Job name: its pods' names get six more characters, and must be DNS labels.
 const LONGEST_JOB_NAME: usize = 57;
+/// Longest `CronJob` name that Kubernetes takes.
+const LONGEST_CRONJOB_NAME: usize = 52;
 /// Digits of a serial that must fit into a Job's name.
 const SERIAL_DIGITS: usize = 10;
 /// What [`job_name`](crate::policy::job_name) adds to instance, pool and serial: a hash of 4, and 3 dashes.
@@ -57,8 +59,8 @@ impl RawConfig {
         })?;
         not_yet("counters", counters.is_some(), "counters")?;
         let broker = broker.unwrap_or_default().checked()?;
-        let launcher = required("launcher", launcher, "expected process: { directory: DIR }")
-            .and_then(RawLauncher::checked)?;
+        let launchers = "expected kubernetes: {} or process: { directory: DIR }";
+        let launcher = required("launcher", launcher, launchers).and_then(RawLauncher::checked)?;
         let quota = quota.map(|text| number("quota", &text, 0..=MOST_WORKERS)).transpose()?;
         if pools.is_empty() {
             return Err(missing("pools", "expected at least one pool"));
@@ -66,7 +68,7 @@ impl RawConfig {
         let pools = pools
             .into_iter()
             .enumerate()
-            .map(|(index, pool)| pool.checked(&format!("pools[{index}]"), &instance))
+            .map(|(index, pool)| pool.checked(&format!("pools[{index}]"), &instance, &launcher))
             .collect::<Result<Vec<_>, _>>()?;
         let config = Config { instance, check_interval, broker, launcher, quota, pools };
         config.fits_together()?;
@@ -136,13 +138,31 @@ impl RawBroker {
 impl RawLauncher {
     fn checked(self) -> Result<LauncherConfig, ConfigError> {
         let Self { process, kubernetes } = self;
-        not_yet("launcher.kubernetes", kubernetes.is_some(), "workers on Kubernetes")?;
-        let process = required("launcher.process", process, "expected { directory: DIR }")?;
+        match (process, kubernetes) {
+            (Some(_), Some(_)) => {
+                Err(conflict("launcher".to_owned(), "give process or kubernetes, not both".to_owned()))
+            }
+            (Some(process), None) => process.checked(),
+            (None, Some(RawKubernetes { namespace })) => {
+                let namespace = namespace.map(|text| label("launcher.kubernetes.namespace", &text));
+                Ok(LauncherConfig::Kubernetes { namespace: namespace.transpose()? })
+            }
+            (None, None) => {
+                Err(missing("launcher", "expected kubernetes: {} or process: { directory: DIR }"))
+            }
+        }
+    }
+}
+
+// === impl RawProcess ===
+
+impl RawProcess {
+    fn checked(self) -> Result<LauncherConfig, ConfigError> {
+        let Self { directory, start_delay } = self;
         let path = "launcher.process.directory";
-        let directory =
-            required(path, process.directory, "a directory for the state and the workers' files")?;
+        let directory = required(path, directory, "a directory for the state and the workers' files")?;
         let directory = PathBuf::from(name(path, &directory, 4096)?);
-        let start_delay = process.start_delay.map_or(Ok(Duration::ZERO), |text| {
+        let start_delay = start_delay.map_or(Ok(Duration::ZERO), |text| {
             duration("launcher.process.start_delay", &text, Bare::Refused, ANY_DURATION)
         })?;
         Ok(LauncherConfig::Process { directory, start_delay })
@@ -152,7 +172,12 @@ impl RawLauncher {
 // === impl RawPool ===
 
 impl RawPool {
-    fn checked(self, path: &str, instance: &str) -> Result<PoolConfig, ConfigError> {
+    fn checked(
+        self,
+        path: &str,
+        instance: &str,
+        launcher: &LauncherConfig,
+    ) -> Result<PoolConfig, ConfigError> {
         let at = |key: &str| format!("{path}.{key}");
         let pool = label(&at("name"), &required(&at("name"), self.name, "a name for the pool")?)?;
         let length = instance.len() + pool.len() + JOB_NAME_EXTRA + SERIAL_DIGITS;
@@ -167,8 +192,7 @@ impl RawPool {
         not_yet(&at("pods_per_node"), self.pods_per_node.is_some(), "nodes that are filled (with slo)")?;
         not_yet(&at("start"), self.start.is_some(), "late starts (with slo)")?;
         let queue = only_queue(path, self.queues)?;
-        let worker = required(&at("worker"), self.worker, "expected { command: [PROGRAM, ARGUMENT, …] }")?
-            .checked(&at("worker"))?;
+        let worker = self.worker.unwrap_or_default().checked(&at("worker"), launcher)?;
         let launch_interval = match (self.launch_interval, self.check_trigger_interval) {
             (Some(_), Some(_)) => {
                 let problem = "is the earlier name of launch_interval: give one of them";
@@ -254,9 +278,36 @@ impl PoolConfig {
 // === impl RawWorker ===
 
 impl RawWorker {
-    fn checked(self, path: &str) -> Result<WorkerTemplate, ConfigError> {
+    fn checked(self, path: &str, launcher: &LauncherConfig) -> Result<WorkerTemplate, ConfigError> {
         let Self { template, command, env } = self;
-        not_yet(&format!("{path}.template"), template.is_some(), "worker templates (on Kubernetes)")?;
+        let at = |key: &str| format!("{path}.{key}");
+        let elsewhere = |key: &str, launcher: &str, instead: &str| {
+            conflict(at(key), format!("is for launcher.{launcher}; with this one give {instead}"))
+        };
+        match launcher {
+            LauncherConfig::Kubernetes { .. } if command.is_some() => {
+                Err(elsewhere("command", "process", "template: the CronJob holds the command"))
+            }
+            LauncherConfig::Kubernetes { .. } if env.is_some() => {
+                Err(elsewhere("env", "process", "template: the CronJob holds the environment"))
+            }
+            LauncherConfig::Kubernetes { .. } => {
+                let path = at("template");
+                let template = required(&path, template, "the name of the pool's suspended CronJob")?;
+                cronjob_name(&path, &template).map(WorkerTemplate::CronJob)
+            }
+            LauncherConfig::Process { .. } if template.is_some() => {
+                Err(elsewhere("template", "kubernetes", "command"))
+            }
+            LauncherConfig::Process { .. } => Self::process(path, command, env),
+        }
+    }
+
+    fn process(
+        path: &str,
+        command: Option<Vec<String>>,
+        env: Option<BTreeMap<String, String>>,
+    ) -> Result<WorkerTemplate, ConfigError> {
         let command_path = format!("{path}.command");
         let command = required(&command_path, command, "expected [PROGRAM, ARGUMENT, …]")?;
         if command.first().is_none_or(String::is_empty) {
@@ -278,6 +329,17 @@ impl RawWorker {
         }
         Ok(WorkerTemplate::Process { command, env })
     }
+}
+
+fn cronjob_name(path: &str, text: &str) -> Result<String, ConfigError> {
+    let template = label(path, text)?;
+    if template.len() <= LONGEST_CRONJOB_NAME {
+        return Ok(template);
+    }
+    let length = template.len();
+    let problem =
+        format!("the name of a CronJob has at most {LONGEST_CRONJOB_NAME} characters, not {length}");
+    Err(conflict(path.to_owned(), problem))
 }
 
 fn only_queue(path: &str, queues: Vec<RawQueue>) -> Result<String, ConfigError> {

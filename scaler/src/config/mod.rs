@@ -55,6 +55,12 @@ pub enum LauncherConfig {
         /// How long a worker waits before it starts, imitating a node that has to be provisioned.
         start_delay: Duration,
     },
+    /// As Jobs of a Kubernetes cluster.
+    Kubernetes {
+        /// Holds templates, Jobs and the state record; where the scaler itself runs, or the kubeconfig's, if
+        /// absent.
+        namespace: Option<String>,
+    },
 }
 
 /// One pool: queues, a worker template, limits.
@@ -108,6 +114,8 @@ pub enum WorkerTemplate {
         /// Added to the scaler's own environment.
         env: BTreeMap<String, String>,
     },
+    /// The suspended `CronJob` of this name, whose `jobTemplate` is copied.
+    CronJob(String),
 }
 
 /// Idle limit of warm workers (slots below `min_workers`).
@@ -185,12 +193,14 @@ impl Default for BrokerSource {
 
 impl fmt::Debug for WorkerTemplate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Process { command, env } = self;
-        formatter
-            .debug_struct("Process")
-            .field("command", command)
-            .field("env", &env.keys().collect::<Vec<_>>())
-            .finish()
+        match self {
+            Self::Process { command, env } => formatter
+                .debug_struct("Process")
+                .field("command", command)
+                .field("env", &env.keys().collect::<Vec<_>>())
+                .finish(),
+            Self::CronJob(name) => formatter.debug_tuple("CronJob").field(name).finish(),
+        }
     }
 }
 

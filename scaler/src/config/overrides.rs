@@ -73,8 +73,15 @@ impl Overrides {
         } = self;
         over(&mut raw.check_interval, check_interval.as_ref());
         over(&mut raw.quota, quota.as_ref());
-        if let Some(process) = raw.launcher.as_mut().and_then(|launcher| launcher.process.as_mut()) {
-            over(&mut process.start_delay, start_delay.as_ref());
+        if let Some(launcher) = &mut raw.launcher {
+            match &mut launcher.process {
+                Some(process) => over(&mut process.start_delay, start_delay.as_ref()),
+                None if start_delay.is_some() => {
+                    let problem = "only local processes have a start delay (launcher.process)".to_owned();
+                    return Err(ConfigError::Conflict { path: "--start-delay".to_owned(), problem });
+                }
+                None => {}
+            }
         }
         let of_a_pool = [
             ("--target-queue-size", target_queue_size),

@@ -31,7 +31,14 @@ pub(super) struct RawBroker {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawLauncher {
     pub(super) process: Option<RawProcess>,
-    pub(super) kubernetes: Option<IgnoredAny>,
+    pub(super) kubernetes: Option<RawKubernetes>,
+}
+
+/// The Kubernetes launcher.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawKubernetes {
+    pub(super) namespace: Option<String>,
 }
 
 /// The process launcher.
@@ -80,7 +87,7 @@ pub(super) struct RawQueue {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawWorker {
-    pub(super) template: Option<IgnoredAny>,
+    pub(super) template: Option<String>,
     pub(super) command: Option<Vec<String>>,
     pub(super) env: Option<BTreeMap<String, String>>,
 }

@@ -217,7 +217,7 @@ fn every_other_mistake_names_its_place_and_what_is_allowed() {
                 "process: { directory: /var/lib/mayfly, start_delay: 3s }",
                 "kubernetes: { namespace: work }",
             ),
-            "launcher.kubernetes: workers on Kubernetes come with a later version",
+            "pools[0].worker.command: is for launcher.process; with this one give template: the CronJob holds the command",
         ),
         (
             whole("directory: /var/lib/mayfly, ", ""),
@@ -245,7 +245,7 @@ fn every_other_mistake_names_its_place_and_what_is_allowed() {
         ),
         (
             whole("command: [mayfly-worker, --queue, documents]", "template: documents"),
-            "pools[0].worker.template: worker templates (on Kubernetes) come with a later version",
+            "pools[0].worker.template: is for launcher.kubernetes; with this one give command",
         ),
         (
             whole("[mayfly-worker, --queue, documents]", "[]"),

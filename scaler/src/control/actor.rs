@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    launcher::{LaunchError, Launched, Launcher, Plan, Removed},
+    launcher::{LaunchError, Launched, Launcher, Look, Plan, Removed},
     observe::QueueFactsByName,
     policy::{
         Fact, Judgement, Memory, Observation, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge,
@@ -54,6 +54,8 @@ pub(super) struct Acted {
     pub(super) view: View,
     /// Whether the record was written.
     pub(super) wrote: bool,
+    /// Whether workers were to be removed.
+    pub(super) removed: bool,
 }
 
 // === impl Actor ===
@@ -64,13 +66,13 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         let Brief { memory, queues, mut view, persist_estimates } = brief;
         let stored = self.state.read().await;
         let listed_at = self.clock.now();
-        let listed = self.launcher.list(listed_at).await;
+        let listed = self.launcher.list(Look::Fresh, listed_at).await;
         let now = self.clock.now();
         let workers = match listed {
             Ok(workers) => workers,
             Err(error) => {
-                view.workers = unknown(&view.workers, Why::Unreachable, &error, now);
-                return Acted { view, wrote: false };
+                view.workers = unknown(&view.workers, error.why(), &error, now);
+                return Acted::without_effect(view);
             }
         };
         let loaded = stored.map_err(|error| state_unknown(&view.record, &error, now)).and_then(|stored| {
@@ -81,7 +83,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             Ok(loaded) => loaded,
             Err(unknown) => {
                 view.record = unknown;
-                return Acted { view, wrote: false };
+                return Acted::without_effect(view);
             }
         };
         let Judgement { record: judged, verdicts } = judge(&record, &workers, &self.config, now);
@@ -116,7 +118,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                         view.record = state_unknown(&view.record, &error, now);
                     }
                     tracing::debug!(error = %chain(&error), "state record not written, the tick is dropped");
-                    return Acted { view, wrote: false };
+                    return Acted::without_effect(view);
                 }
             }
             crash_point(if launches { "after-intent" } else { "after-settle" });
@@ -128,7 +130,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         for plan in &course.posts {
             self.post(plan, listed_at, &mut view).await;
         }
-        Acted { view, wrote }
+        Acted { view, wrote, removed: !course.removals.is_empty() }
     }
 
     async fn post(&self, plan: &Plan, listed_at: Time, view: &mut View) {
@@ -147,15 +149,18 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                 tracing::info!(worker = plan.name, "worker was launched before, adopted");
                 return;
             }
-            Err(error @ LaunchError::Deadline(_)) => {
+            Err(error @ (LaunchError::Deadline(_) | LaunchError::Unanswered { .. })) => {
                 tracing::warn!(worker = plan.name, error = %chain(&error), "launch unanswered, looked for later");
                 return;
             }
             Err(error) => error,
         };
-        tracing::error!(worker = plan.name, error = %chain(&refused), "launch refused");
-        let is_failure = matches!(refused, LaunchError::Refused { .. });
-        if let Err(error) = self.withdraw_refused(plan, is_failure, view).await {
+        if matches!(refused, LaunchError::AtCapacity { .. }) {
+            tracing::warn!(worker = plan.name, error = %chain(&refused), "no room for another worker");
+        } else {
+            tracing::error!(worker = plan.name, error = %chain(&refused), "launch refused");
+        }
+        if let Err(error) = self.withdraw_refused(plan, &refused, view).await {
             tracing::warn!(worker = plan.name, error = %chain(&error), "refused launch stays intended for now");
         }
     }
@@ -164,7 +169,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
     async fn withdraw_refused(
         &self,
         plan: &Plan,
-        is_failure: bool,
+        refused: &LaunchError,
         view: &mut View,
     ) -> Result<(), StateError> {
         for _ in 0..REFUSAL_TRIES {
@@ -173,8 +178,10 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             let now = self.clock.now();
             let state = record.pool_mut(&plan.pool);
             *state = state.without_intent(plan.serial);
-            if let Some(pool) = self.config.pool(&plan.pool).filter(|_| is_failure) {
-                state.fail(pool, now);
+            match (refused, self.config.pool(&plan.pool)) {
+                (LaunchError::AtCapacity { source, .. }, _) => state.hold_for_room(source.to_string(), now),
+                (LaunchError::Refused { .. }, Some(pool)) => state.fail(pool, now),
+                _ => {}
             }
             match self.state.replace(expected, record).await {
                 Err(StateError::Conflict) => {}
@@ -189,13 +196,14 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
     }
 
     async fn remove(&self, worker: &Worker) {
-        match self.launcher.remove(worker).await {
+        match self.launcher.remove(worker, self.clock.now()).await {
             Ok(Removed::Removed) => {
-                tracing::info!(worker = worker.name, "worker taken back before it started");
+                tracing::info!(worker = worker.name, "worker removed before it started");
             }
+            Ok(Removed::NotYet) => tracing::debug!(worker = worker.name, "worker cannot be removed yet"),
             Ok(Removed::TooLate) => tracing::debug!(worker = worker.name, "worker has started, it stays"),
             Err(error) => {
-                tracing::warn!(worker = worker.name, error = %chain(&error), "worker not taken back");
+                tracing::warn!(worker = worker.name, error = %chain(&error), "worker not removed");
             }
         }
     }
@@ -216,6 +224,15 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
     }
 }
 
+// === impl Acted ===
+
+impl Acted {
+    /// An act that came no further than looking.
+    const fn without_effect(view: View) -> Self {
+        Self { view, wrote: false, removed: false }
+    }
+}
+
 fn log_verdicts(verdicts: &[(String, Verdict)]) {
     for (worker, verdict) in verdicts {
         match verdict {
@@ -227,6 +244,7 @@ fn log_verdicts(verdicts: &[(String, Verdict)]) {
                 );
             }
             Verdict::Failed(why) => tracing::warn!(worker, why, "worker failed"),
+            Verdict::Disrupted(why) => tracing::warn!(worker, why, "worker lost to a disruption"),
             Verdict::NeverStarted => tracing::warn!(worker, "worker never started, its serial is burnt"),
         }
     }

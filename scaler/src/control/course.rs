@@ -50,6 +50,17 @@ pub(super) fn is_left_open(intent: &Intent, now: Time) -> bool {
     (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age) || age >= WITHDRAW_AFTER
 }
 
+/// Workers that were counted as failures before they started, and that can be removed by now.
+pub(super) fn given_up<'a>(
+    record: &StateRecord,
+    workers: &'a [Worker],
+    now: Time,
+) -> impl Iterator<Item = &'a Worker> {
+    workers
+        .iter()
+        .filter(move |worker| worker.is_removable(now) && record.pool(&worker.pool).has_given_up(worker))
+}
+
 // === impl Course ===
 
 impl Course {
@@ -65,7 +76,9 @@ impl Decider<'_> {
     /// Decides for all pools and writes it into the record.
     pub(super) fn course(&self, judged: &StateRecord, seen: &IntentsSeen) -> Course {
         let Self { config, memory, observation, now, .. } = *self;
-        let mut course = Course { record: judged.clone(), posts: Vec::new(), removals: Vec::new() };
+        let workers = observation.workers.known().map_or(&[][..], Vec::as_slice);
+        let removals = given_up(judged, workers, now).cloned().collect();
+        let mut course = Course { record: judged.clone(), posts: Vec::new(), removals };
         for (pool, state) in &judged.pools {
             for intent in &state.intents {
                 self.look_after(pool, intent, judged, seen, &mut course);
@@ -75,8 +88,7 @@ impl Decider<'_> {
             match decision {
                 Decision::Launch(launch) => self.launch(&pool, &launch, &mut course),
                 Decision::Withdraw(withdraw) => {
-                    let workers = observation.workers.known().into_iter().flatten();
-                    let unneeded = workers.filter(|worker| withdraw.workers.contains(&worker.name));
+                    let unneeded = workers.iter().filter(|worker| withdraw.workers.contains(&worker.name));
                     course.removals.extend(unneeded.cloned());
                 }
                 Decision::Hold(_) => {}

@@ -16,22 +16,28 @@ use self::{
 };
 use crate::{
     config::Config,
-    launcher::Launcher,
+    launcher::{Launcher, Look},
     observe::{Jitter, QueueFactsByName},
-    policy::{Decision, Fact, Memory, Observation, Phase, QueueFacts, Why, decide, judge, remember, share},
+    policy::{
+        Decision, Fact, Memory, Observation, Phase, QueueFacts, Worker, decide, judge, remember, share,
+    },
     state::StateStore,
     status::Status,
     time::{Clock, Time},
 };
 
-/// How often the state is read when nothing makes us write it.
+/// How often the state is read when nothing makes us write it …
 const STATE_CADENCE: Duration = Duration::from_secs(10);
+/// … and while it could not be read.
+const STATE_RETRY: Duration = Duration::from_secs(1);
+/// Between two acts that remove workers: those that cannot be removed now are not asked for at every tick.
+const REMOVAL_CADENCE: Duration = Duration::from_secs(2);
 /// How often estimates alone are worth a write.
 const ESTIMATES_CADENCE: Duration = Duration::from_secs(60);
 /// How often intents that somebody left open are looked after.
 const INTENT_CADENCE: Duration = Duration::from_secs(1);
-/// How long an act may take to end when the scaler stops.
-const ACT_LIMIT: Duration = Duration::from_secs(30);
+/// How long an act may take to end when the scaler stops. Breaking it off is safe at any step.
+const ACT_LIMIT: Duration = Duration::from_millis(800);
 
 /// One scaler process.
 #[derive(Debug)]
@@ -55,6 +61,7 @@ struct Due {
     state: Time,
     estimates: Time,
     intents: Time,
+    removals: Time,
 }
 
 // === impl Control ===
@@ -81,16 +88,19 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             memory: Memory::default(),
             view: View::new(now),
             acting: None,
-            due: Due { listing: now, state: now, estimates: now, intents: now },
+            due: Due { listing: now, state: now, estimates: now, intents: now, removals: now },
             told: std::collections::BTreeMap::new(),
         }
     }
 
-    /// Runs until the first signal; an act that has begun is finished.
+    /// Runs until the first signal; an act that has begun is finished if it is short.
     pub async fn run(mut self, shutdown: Shutdown) {
         let mut jitter = Jitter::default();
         loop {
-            self.tick().await;
+            tokio::select! {
+                () = shutdown.stop.cancelled() => break,
+                () = self.tick() => {}
+            }
             let pause = tokio::time::sleep(jitter.spread(self.actor.config.check_interval));
             tokio::select! {
                 () = shutdown.stop.cancelled() => break,
@@ -123,16 +133,21 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         };
         self.memory = remember(std::mem::take(&mut self.memory), &observation, &config);
         let mut unjudged = false;
+        let mut given_up = false;
         if let (Fact::Known { value: record, .. }, Some(workers)) =
             (&mut observation.state, observation.workers.known())
         {
             let judged = judge(record, workers, &config, now).record;
             unjudged = judged.differs_in_substance(record);
+            given_up = course::given_up(&judged, workers, now).next().is_some();
             *record = judged;
         }
         let decisions = share(decide(&self.memory, &observation, &config, now), &observation, &config);
         self.tell(&decisions);
-        let wants_to_act = decisions.values().any(|decision| !matches!(decision, Decision::Hold(_)));
+        let wants_to_launch = decisions.values().any(|decision| matches!(decision, Decision::Launch(_)));
+        let wants_to_remove =
+            given_up || decisions.values().any(|decision| matches!(decision, Decision::Withdraw(_)));
+        let wants_to_act = wants_to_launch || (wants_to_remove && now >= self.due.removals);
         let persist_estimates = self.estimates_are_due(&config, now);
         let intents = self.intents_are_due(now);
         // An empty page is never shown: only a receiver that is gone ignores it.
@@ -162,16 +177,17 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let Self { actor, view, due, readiness, .. } = self;
         let now = actor.clock.now();
         let stored = if now >= due.state {
-            due.state = now + STATE_CADENCE;
-            Some(actor.state.read().await)
+            let read = actor.state.read().await;
+            due.state = now + if read.is_ok() { STATE_CADENCE } else { STATE_RETRY };
+            Some(read)
         } else {
             None
         };
         if now >= due.listing {
-            let listed = actor.launcher.list(now).await;
+            let listed = actor.launcher.list(Look::Routine, now).await;
             view.workers = match listed {
                 Ok(value) => Fact::Known { value, at: now },
-                Err(error) => actor::unknown(&view.workers, Why::Unreachable, &error, now),
+                Err(error) => actor::unknown(&view.workers, error.why(), &error, now),
             };
         }
         if let Some(stored) = stored {
@@ -204,23 +220,29 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
     fn is_busy(&self) -> bool {
         let waiting =
             |fact: &Fact<_>| matches!(fact.known(), Some(QueueFacts::Present { ready, .. }) if *ready > 0);
-        let pending = |worker: &crate::policy::Worker| matches!(worker.phase, Phase::Pending { .. });
+        let pending = |worker: &Worker| matches!(worker.phase, Phase::Pending { .. });
         self.queues.borrow().values().any(waiting)
             || self.view.workers.known().is_none_or(|workers| workers.iter().any(pending))
     }
 
     fn take_in(&mut self, acted: Option<Acted>) {
         let now = self.actor.clock.now();
-        if let Some(Acted { view, wrote }) = acted {
-            self.view = view;
-            self.due.state = now + STATE_CADENCE;
-            if wrote {
-                self.due.estimates = now + ESTIMATES_CADENCE;
-            }
-        } else {
+        let Some(Acted { view, wrote, removed }) = acted else {
             self.due.state = now;
+            self.due.listing = now;
+            return;
+        };
+        self.view = view;
+        let cadence = self.actor.launcher.cadence();
+        self.due.state = now + if self.view.record.known().is_some() { STATE_CADENCE } else { STATE_RETRY };
+        // The act has listed; what it did shows a moment later.
+        self.due.listing = now + cadence.busy;
+        if wrote {
+            self.due.estimates = now + ESTIMATES_CADENCE;
         }
-        self.due.listing = now;
+        if removed {
+            self.due.removals = now + REMOVAL_CADENCE;
+        }
     }
 
     /// Estimates are written when a wait began or turned, at most once a minute.

@@ -128,7 +128,7 @@ mod tests {
             serial: Some(1),
             slot: Some(0),
             launched: NOW,
-            phase: Phase::Pending { started: false, cause: PendingCause::Starting },
+            phase: Phase::Pending { started: false, cause: PendingCause::Starting, since: NOW, detail: None },
         }
     }
 

@@ -1,25 +1,31 @@
 //! Where workers run. One trait, one launcher per place.
 
+pub mod kubernetes;
 pub mod process;
 
+pub use kubernetes::KubernetesLauncher;
 pub use process::ProcessLauncher;
 
-use std::{io, time::Duration};
+use std::{error::Error, time::Duration};
 
 use mayfly_service::DeadlineExceeded;
 
-use crate::{policy::Worker, time::Time};
+use crate::{
+    policy::{Why, Worker},
+    time::Time,
+};
 
 /// A place where workers run.
 pub trait Launcher: Send + Sync + 'static {
     /// All workers of the instance, ended ones included while their Job exists.
-    fn list(&self, now: Time) -> impl Future<Output = Result<Vec<Worker>, LaunchError>> + Send;
+    fn list(&self, look: Look, now: Time) -> impl Future<Output = Result<Vec<Worker>, LaunchError>> + Send;
 
     /// Creates the Job that `plan` names. Never twice under one name.
     fn launch(&self, plan: &Plan) -> impl Future<Output = Result<Launched, LaunchError>> + Send;
 
     /// Takes a worker back, only if nothing of it has started.
-    fn remove(&self, worker: &Worker) -> impl Future<Output = Result<Removed, LaunchError>> + Send;
+    fn remove(&self, worker: &Worker, now: Time)
+    -> impl Future<Output = Result<Removed, LaunchError>> + Send;
 
     /// Removes what ended workers left; `counted` are those whose outcome is in the record.
     fn tidy(
@@ -31,6 +37,15 @@ pub trait Launcher: Send + Sync + 'static {
 
     /// How often to list: while work waits or a worker is pending, and otherwise.
     fn cadence(&self) -> Cadence;
+}
+
+/// What a listing is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// To be told of changes: only what may have changed is asked for.
+    Routine,
+    /// To act on: everything is asked for afresh.
+    Fresh,
 }
 
 /// How often a launcher may be asked for its workers.
@@ -77,6 +92,8 @@ pub enum Removed {
     Removed,
     /// It has started, or was removed before.
     TooLate,
+    /// Nobody can tell yet whether it has started: asked for again later.
+    NotYet,
 }
 
 /// Why a launcher's call failed.
@@ -88,16 +105,57 @@ pub enum LaunchError {
         /// The Job's name.
         name: String,
     },
+    /// Definitely not done: there is no room for it now. Nobody's failure.
+    #[error("{what} was refused: there is no room for it")]
+    AtCapacity {
+        /// What was attempted.
+        what: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
     /// Definitely not done, and trying the same again at once is pointless.
     #[error("{what} was refused")]
     Refused {
         /// What was attempted.
         what: String,
+        /// Whether what is missing is our permission.
+        forbidden: bool,
         /// Why.
         #[source]
-        source: io::Error,
+        source: BoxError,
     },
-    /// No answer: it may have been done.
+    /// No proper answer: it may have been done.
+    #[error("{what} got no answer")]
+    Unanswered {
+        /// What was attempted.
+        what: String,
+        /// What happened instead.
+        #[source]
+        source: BoxError,
+    },
+    /// No answer in time: it may have been done.
     #[error(transparent)]
     Deadline(#[from] DeadlineExceeded),
+}
+
+/// A cause of whatever kind.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+// === impl LaunchError ===
+
+impl LaunchError {
+    /// A refusal for another reason than a missing permission.
+    pub(crate) fn refused(what: impl Into<String>, source: impl Into<BoxError>) -> Self {
+        Self::Refused { what: what.into(), forbidden: false, source: source.into() }
+    }
+
+    /// What such an error of a listing means.
+    #[must_use]
+    pub const fn why(&self) -> Why {
+        match self {
+            Self::Refused { forbidden: true, .. } => Why::Forbidden,
+            _ => Why::Unreachable,
+        }
+    }
 }

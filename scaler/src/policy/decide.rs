@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Age, Decision, Fact, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause, Phase,
-    PoolState, QueueFacts, Unknown, UnknownWhat, Withdraw, Worker,
+    Action, Age, Decision, Fact, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause,
+    Phase, PoolState, QueueFacts, Unknown, UnknownWhat, Withdraw, Worker,
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -28,7 +28,7 @@ pub struct Counts {
     pub pending: u32,
     /// Ready.
     pub ready: u32,
-    /// End themselves.
+    /// End themselves, or were given up and are being removed.
     pub draining: u32,
     /// On a lost node.
     pub lost: u32,
@@ -103,7 +103,7 @@ pub fn decide_pool(
         pool,
         state,
         workers: workers.iter().filter(|worker| worker.pool == pool.name).collect(),
-        counts: Counts::of(&pool.name, workers, &state.intents),
+        counts: Counts::of(&pool.name, workers, state),
         need: Need::of(pool, memory, observation, depth_stale_after(config), now),
         empty_since: memory.empty_since(&pool.name),
         now,
@@ -130,10 +130,11 @@ fn depth_stale_after(config: &Config) -> Duration {
 impl Counts {
     /// Counts the pool's workers, and those intents that are not seen as Jobs.
     #[must_use]
-    pub fn of(pool: &str, workers: &[Worker], intents: &[Intent]) -> Self {
+    pub fn of(pool: &str, workers: &[Worker], state: &PoolState) -> Self {
         let mut counts = Self::default();
         for worker in workers.iter().filter(|worker| worker.pool == pool) {
             match worker.phase {
+                Phase::Pending { .. } if state.has_given_up(worker) => counts.draining += 1,
                 Phase::Pending { .. } => counts.pending += 1,
                 Phase::Ready { .. } => counts.ready += 1,
                 Phase::Draining => counts.draining += 1,
@@ -141,7 +142,7 @@ impl Counts {
                 Phase::Finished(_) => {}
             }
         }
-        for intent in intents {
+        for intent in &state.intents {
             let seen =
                 workers.iter().any(|worker| worker.pool == pool && worker.serial == Some(intent.serial));
             counts.pending += u32::from(!seen);
@@ -213,7 +214,8 @@ impl Scene<'_> {
             .iter()
             .filter(|worker| {
                 worker.serial.is_some()
-                    && matches!(worker.phase, Phase::Pending { started: false, .. })
+                    && worker.is_removable(self.now)
+                    && !self.state.has_given_up(worker)
                     && unneeded_for(worker) >= self.pool.withdraw_after
             })
             .collect();
@@ -244,6 +246,9 @@ impl Scene<'_> {
         {
             return Err(Hold::AtMaximum { occupied, maximum });
         }
+        if need.ready > 0 || below_minimum {
+            self.room()?;
+        }
         let paced = self.pacing(pool.launch_interval);
         if below_minimum && need.any_known && counts.pending < pool.scale_increment && paced.is_none() {
             let minimum = pool.min_workers;
@@ -266,6 +271,32 @@ impl Scene<'_> {
             return Err(hold);
         }
         Ok(self.launch_of(pool.scale_increment.min(room).min(gate - counts.pending), reason))
+    }
+
+    /// Holds while the cluster has no room. The worker that waits for it is the probe: it goes on by itself.
+    fn room(&self) -> Result<(), Hold> {
+        let mut pending = self.pending();
+        if let Some((_, cause, detail)) =
+            pending.find(|(worker, ..)| worker.phase.action(self.now) == Action::Hold)
+        {
+            return Err(Hold::AtCapacity { cause, detail: detail.cloned() });
+        }
+        match &self.state.at_capacity {
+            Some(capacity) if self.now < capacity.until => {
+                Err(Hold::AtCapacity { cause: PendingCause::Quota, detail: Some(capacity.detail.clone()) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The workers that are expected to become ready, each with its cause and what the cluster says.
+    fn pending(&self) -> impl Iterator<Item = (&Worker, PendingCause, Option<&String>)> {
+        self.workers.iter().filter(|worker| !self.state.has_given_up(worker)).filter_map(|worker| {
+            match &worker.phase {
+                Phase::Pending { cause, detail, .. } => Some((*worker, *cause, detail.as_ref())),
+                _ => None,
+            }
+        })
     }
 
     fn nothing_waits(&self) -> Hold {
@@ -312,10 +343,7 @@ impl Scene<'_> {
 
     /// How many workers may be pending.
     fn gate(&self) -> u32 {
-        let unready = self.workers.iter().filter_map(|worker| match worker.phase {
-            Phase::Pending { cause, .. } => Some(cause),
-            _ => None,
-        });
+        let unready = self.pending().map(|(_, cause, _)| cause);
         let mut pending = unready.chain(self.unseen_intents().map(|_| PendingCause::Intended)).peekable();
         let nodes_coming = pending.peek().is_some() && pending.all(|cause| cause == PendingCause::NodeComing);
         let while_scaling = if nodes_coming { self.pool.max_pending_while_scaling } else { 1 };
@@ -328,16 +356,19 @@ impl Scene<'_> {
     }
 
     fn waiting_for_pending(&self) -> Hold {
-        let pending = self.workers.iter().filter_map(|worker| match worker.phase {
-            Phase::Pending { cause, .. } => Some((worker.launched, cause)),
-            _ => None,
-        });
-        let intended = self.unseen_intents().map(|intent| (intent.stamp, PendingCause::Intended));
-        let (since, cause) = pending
-            .chain(intended)
-            .min_by_key(|(since, _)| *since)
-            .unwrap_or((self.now, PendingCause::Intended));
-        Hold::WaitingForPending { pending: self.counts.pending, age: self.now.since(since), cause }
+        let pending = self.pending().map(|(worker, cause, detail)| (worker.launched, cause, detail));
+        let intended = self.unseen_intents().map(|intent| (intent.stamp, PendingCause::Intended, None));
+        let (since, cause, detail) = pending.chain(intended).min_by_key(|(since, ..)| *since).unwrap_or((
+            self.now,
+            PendingCause::Intended,
+            None,
+        ));
+        Hold::WaitingForPending {
+            pending: self.counts.pending,
+            age: self.now.since(since),
+            cause,
+            detail: detail.cloned(),
+        }
     }
 
     /// When the next launch may be, if `interval` since the last one is not over.

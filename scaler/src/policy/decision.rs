@@ -111,6 +111,15 @@ pub enum Hold {
         age: Duration,
         /// Why it is not ready.
         cause: PendingCause,
+        /// What the cluster says about it.
+        detail: Option<String>,
+    },
+    /// The cluster has no room for another worker now.
+    AtCapacity {
+        /// What says so: why a pending worker gets no further, or why a launch was refused.
+        cause: PendingCause,
+        /// What the cluster says about it.
+        detail: Option<String>,
     },
     /// The last launch was too short ago.
     Pacing {
@@ -226,6 +235,7 @@ impl Hold {
             Self::Empty => "Empty",
             Self::QueueMissing { .. } => "QueueMissing",
             Self::WaitingForPending { .. } => "WaitingForPending",
+            Self::AtCapacity { .. } => "AtCapacity",
             Self::Pacing { .. } => "Pacing",
             Self::BelowThreshold { .. } => "BelowThreshold",
             Self::WouldArriveTooLate { .. } => "WouldArriveTooLate",
@@ -249,13 +259,20 @@ impl fmt::Display for Hold {
             }
             Self::Empty => formatter.write_str("nothing waits"),
             Self::QueueMissing { queue } => write!(formatter, "queue {queue} does not exist"),
-            Self::WaitingForPending { pending, age, cause } => {
+            Self::WaitingForPending { pending, age, cause, detail } => {
                 write!(
                     formatter,
-                    "{pending} workers pending, the oldest for {} ({})",
+                    "{pending} workers pending, the oldest for {} ({}{})",
                     seconds(*age),
-                    cause.as_str()
+                    cause.as_str(),
+                    explained(detail.as_ref())
                 )
+            }
+            Self::AtCapacity { cause, detail } => {
+                // No autoscaler said so: it may only be slow.
+                let unconfirmed = if *cause == PendingCause::NoRoom { " (unconfirmed)" } else { "" };
+                let (cause, detail) = (cause.as_str(), explained(detail.as_ref()));
+                write!(formatter, "at capacity{unconfirmed}: {cause}{detail}")
             }
             Self::Pacing { until } => write!(formatter, "the next launch may be at {until}"),
             Self::BelowThreshold { ready, target, age, limit } => write!(
@@ -272,6 +289,10 @@ impl fmt::Display for Hold {
             ),
         }
     }
+}
+
+fn explained(detail: Option<&String>) -> String {
+    detail.map_or_else(String::new, |detail| format!(": {detail}"))
 }
 
 fn seconds(duration: Duration) -> String {

@@ -8,7 +8,7 @@ use mayfly_service::{
     report::{ExitReason, ExitReport},
 };
 
-use super::{Ending, Estimates, Phase, PoolState, ServiceTime, StateRecord, Worker};
+use super::{Action, Ending, Estimates, Phase, PoolState, ServiceTime, StateRecord, Worker};
 use crate::{config::Config, time::Time};
 
 /// Lead times remembered.
@@ -32,8 +32,18 @@ pub enum Verdict {
     Fine(Option<ExitReason>),
     /// It failed, in words.
     Failed(String),
+    /// The cluster took it away, in words: no failure.
+    Disrupted(String),
     /// It never started: no failure, its serial is burnt.
     NeverStarted,
+}
+
+/// What is known of a worker once nothing more is expected of it.
+struct Outcome<'a> {
+    at: Time,
+    verdict: Verdict,
+    /// `None` if it was given up before it started.
+    ending: Option<&'a Ending>,
 }
 
 /// Folds `workers`, listed after `record` was read, into it.
@@ -46,7 +56,7 @@ pub fn judge(record: &StateRecord, workers: &[Worker], config: &Config, now: Tim
         listed.sort_by_key(|worker| worker.serial);
         let state = judgement.record.pool_mut(&name);
         settle_intents(state, &listed);
-        judge_endings(state, &name, &listed, config, now, &mut judgement.verdicts);
+        judge_outcomes(state, &name, &listed, config, now, &mut judgement.verdicts);
         // A serial is kept while its Job exists: the record was read before the listing, so a Job that the
         // listing lacks is gone for good.
         state.judged.retain(|serial| listed.iter().any(|worker| worker.serial == Some(*serial)));
@@ -68,7 +78,7 @@ fn settle_intents(state: &mut PoolState, listed: &[&Worker]) {
     }
 }
 
-fn judge_endings(
+fn judge_outcomes(
     state: &mut PoolState,
     name: &str,
     listed: &[&Worker],
@@ -76,22 +86,21 @@ fn judge_endings(
     now: Time,
     verdicts: &mut Vec<(String, Verdict)>,
 ) {
-    let mut endings: Vec<_> = listed
+    let mut outcomes: Vec<_> = listed
         .iter()
-        .filter_map(|worker| match (&worker.phase, worker.serial) {
-            (Phase::Finished(ending), Some(serial)) if !state.judged.contains(&serial) => {
-                Some((worker, serial, ending))
-            }
-            _ => None,
+        .filter_map(|worker| {
+            let serial = worker.serial.filter(|serial| !state.judged.contains(serial))?;
+            Some((worker, serial, Outcome::of(&worker.phase, now)?))
         })
         .collect();
-    endings.sort_by_key(|(_, _, ending)| ending.at);
-    for (worker, serial, ending) in endings {
-        let verdict = ending.verdict();
+    outcomes.sort_by_key(|(_, _, outcome)| outcome.at);
+    for (worker, serial, Outcome { verdict, ending, .. }) in outcomes {
         state.judged.push(serial);
-        state.estimates.learn(ending);
-        if ending.report.as_ref().is_some_and(|report| report.done > 0) {
-            state.forgive();
+        if let Some(ending) = ending {
+            state.estimates.learn(ending);
+            if ending.report.as_ref().is_some_and(|report| report.done > 0) {
+                state.forgive();
+            }
         }
         if let (Verdict::Failed(_), Some(pool)) = (&verdict, config.pool(name)) {
             state.fail(pool, now);
@@ -101,37 +110,71 @@ fn judge_endings(
     state.judged.sort_unstable();
 }
 
+// === impl Outcome ===
+
+impl<'a> Outcome<'a> {
+    fn of(phase: &'a Phase, now: Time) -> Option<Self> {
+        match phase {
+            Phase::Finished(ending) => {
+                Some(Self { at: ending.at, verdict: ending.verdict(), ending: Some(ending) })
+            }
+            Phase::Pending { cause, since, detail, .. } if phase.action(now) == Action::Fail => {
+                let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+                let waited = now.since(*since).as_secs();
+                let text = format!("given up after {waited} s: {}{detail}", cause.as_str());
+                Some(Self { at: now, verdict: Verdict::Failed(text), ending: None })
+            }
+            _ => None,
+        }
+    }
+}
+
 // === impl Ending ===
 
 impl Ending {
     /// Whether the worker failed (facts/scaling §3.4): exit 78 or 75, or an end before ready, always; exit 70
-    /// or an end without report, unless something was done. Exit 69 after ready is a disruption.
+    /// or an end without report, unless something was done. Exit 69 after ready is a disruption, and so is
+    /// every bad end of a worker that the cluster took away.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
+        match self.own_verdict() {
+            Verdict::Failed(why) if self.disrupted => Verdict::Disrupted(why),
+            verdict => verdict,
+        }
+    }
+
+    fn own_verdict(&self) -> Verdict {
         if !self.started && self.report.is_none() {
             return Verdict::NeverStarted;
         }
         let Some(report) = &self.report else {
-            return Verdict::Failed("ended without a report".to_owned());
+            return Verdict::Failed(self.text());
         };
         let was_ready = report.startup_ms.is_some();
         let is = |code: ExitCode| self.exit_code == Some(code.code());
         let fine = is(ExitCode::Ok)
             || (is(ExitCode::Unavailable) && was_ready)
             || (!is(ExitCode::Config) && !is(ExitCode::TempFail) && was_ready && report.done > 0);
-        if fine {
-            Verdict::Fine(Some(report.reason))
-        } else {
-            Verdict::Failed(failure_text(self.exit_code, report))
-        }
+        if fine { Verdict::Fine(Some(report.reason)) } else { Verdict::Failed(self.text()) }
     }
-}
 
-fn failure_text(exit_code: Option<u8>, report: &ExitReport) -> String {
-    let code =
-        exit_code.map_or_else(|| "without an exit code".to_owned(), |code| format!("with exit code {code}"));
-    let detail = report.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
-    format!("ended {code} ({}){detail}", report.reason.as_str())
+    /// The end in words: what the worker said of it, or that it said nothing; and what the cluster says.
+    fn text(&self) -> String {
+        let code = match self.exit_code {
+            Some(code) => format!(" with exit code {code}"),
+            None if self.report.is_some() => " without an exit code".to_owned(),
+            None => String::new(),
+        };
+        let told = self.report.as_ref().map_or_else(
+            || " without a report".to_owned(),
+            |report| {
+                let detail = report.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
+                format!(" ({}){detail}", report.reason.as_str())
+            },
+        );
+        let seen = self.detail.as_ref().map_or_else(String::new, |detail| format!("; {detail}"));
+        format!("ended{code}{told}{seen}")
+    }
 }
 
 // === impl Estimates ===

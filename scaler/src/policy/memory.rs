@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
-    Age, Counts, Fact, Observation, Phase, QueueFacts, QueueMarks,
+    Age, Counts, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
     age::{QueueMemory, WATCH_GAP},
 };
 use crate::{config::Config, time::Time};
@@ -40,7 +40,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             };
             remembered.observe(*facts, *at);
             if let Fact::Known { value: workers, at } = &observation.workers
-                && Counts::of(&pool.name, workers, &[]).occupied() == 0
+                && Counts::of(&pool.name, workers, &PoolState::default()).occupied() == 0
             {
                 remembered.observe_no_workers(*at);
             }

@@ -8,6 +8,7 @@ mod decision;
 mod judge;
 mod memory;
 mod observation;
+mod pending;
 mod record;
 mod share;
 
@@ -16,11 +17,10 @@ pub use decide::{Counts, DEPTH_STALE_AFTER, LISTING_STALE_AFTER, decide, decide_
 pub use decision::{Decision, Hold, Launch, LaunchReason, Withdraw};
 pub use judge::{Judgement, Verdict, judge};
 pub use memory::{Memory, remember};
-pub use observation::{
-    Ending, Fact, Observation, PendingCause, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker,
-};
+pub use observation::{Ending, Fact, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker};
+pub use pending::{Action, PODLESS_REMOVABLE_AFTER, PendingCause};
 pub use record::{
-    Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
+    Capacity, Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
 };
 pub use share::share;
 

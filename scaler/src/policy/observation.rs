@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use mayfly_service::report::ExitReport;
 use serde::Serialize;
 
-use super::StateRecord;
+use super::{PendingCause, StateRecord};
 use crate::time::{Time, as_optional_seconds};
 
 /// Something observed, with the moment of it, or the reason why it could not be.
@@ -115,6 +115,11 @@ pub enum Phase {
         started: bool,
         /// Why it is not ready yet.
         cause: PendingCause,
+        /// Since when this is the cause, as far as known.
+        since: Time,
+        /// What the cluster says about it, for people.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
     },
     /// Its consumer is registered, or was: once ready it stays so here.
     Ready {
@@ -127,18 +132,6 @@ pub enum Phase {
     Lost,
     /// Ended.
     Finished(Ending),
-}
-
-/// Why a pending worker is not ready yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PendingCause {
-    /// Its intent is written, its Job not seen yet.
-    Intended,
-    /// It waits for its node (process launcher: the start delay).
-    NodeComing,
-    /// Its process starts.
-    Starting,
 }
 
 /// How a worker ended.
@@ -155,6 +148,11 @@ pub struct Ending {
     pub exit_code: Option<u8>,
     /// Its report; `None` if it died without one.
     pub report: Option<ExitReport>,
+    /// What the cluster says about its end, where that tells more than an exit code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Whether the cluster took it away (its node lost or drained, itself evicted): nobody's failure.
+    pub disrupted: bool,
 }
 
 // === impl Fact ===
@@ -223,20 +221,6 @@ impl std::fmt::Display for UnknownWhat {
             Self::Workers => formatter.write_str("workers"),
             Self::State => formatter.write_str("state record"),
             Self::Queue(name) => write!(formatter, "queue {name}"),
-        }
-    }
-}
-
-// === impl PendingCause ===
-
-impl PendingCause {
-    /// The name used in logs, metrics and pages.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Intended => "launch intended",
-            Self::NodeComing => "node coming",
-            Self::Starting => "starting",
         }
     }
 }

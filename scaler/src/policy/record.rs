@@ -11,6 +11,8 @@ use crate::time::Time;
 pub const RECORD_VERSION: u32 = 1;
 /// A remaining cool-down is never believed to be longer than this many times its cap.
 const COOLDOWN_SLACK: f64 = 1.2;
+/// After a launch was refused for want of room, the next one is tried after this.
+const CAPACITY_RETRY: Duration = Duration::from_secs(5);
 
 /// One record per instance. An unknown field or a higher version means that a newer scaler wrote it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,9 @@ pub struct PoolState {
     pub failures: Failures,
     /// No launch before this.
     pub cooldown_until: Option<Time>,
+    /// The last launch was refused for want of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_capacity: Option<Capacity>,
     /// No launch at all, by a person's will.
     pub paused: bool,
     /// Launches that are decided, but not yet seen as Jobs.
@@ -47,6 +52,16 @@ pub struct PoolState {
     pub judged: Vec<u64>,
     /// What was learned.
     pub estimates: Estimates,
+}
+
+/// A refusal for want of room.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capacity {
+    /// No launch before this.
+    pub until: Time,
+    /// What the cluster said.
+    pub detail: String,
 }
 
 /// Failures in a row.
@@ -124,6 +139,9 @@ impl StateRecord {
         for (name, pool) in &mut self.pools {
             let latest = now + cooldown_cap(name).mul_f64(COOLDOWN_SLACK);
             pool.cooldown_until = pool.cooldown_until.map(|until| until.min(latest));
+            if let Some(capacity) = &mut pool.at_capacity {
+                capacity.until = capacity.until.min(now + CAPACITY_RETRY);
+            }
             pool.last_settled_launch = pool.last_settled_launch.map(|at| at.min(now));
             pool.failures.last = pool.failures.last.map(|at| at.min(now));
             for intent in &mut pool.intents {
@@ -161,6 +179,7 @@ impl Default for PoolState {
             last_settled_launch: None,
             failures: Failures::default(),
             cooldown_until: None,
+            at_capacity: None,
             paused: false,
             intents: Vec::new(),
             judged: Vec::new(),
@@ -174,6 +193,11 @@ impl PoolState {
     #[must_use]
     pub fn last_launch(&self) -> Option<Time> {
         self.intents.iter().map(|intent| intent.stamp).chain(self.last_settled_launch).max()
+    }
+
+    /// Notes that the cluster has no room now. No failure, no cool-down.
+    pub fn hold_for_room(&mut self, detail: String, now: Time) {
+        self.at_capacity = Some(Capacity { until: now + CAPACITY_RETRY, detail });
     }
 
     /// The same without the intent `serial`: what a decision on completing that intent looks at.

@@ -21,9 +21,7 @@ pub fn share(
     let occupied_by: BTreeMap<&str, u32> = config
         .pools
         .iter()
-        .map(|pool| {
-            (&*pool.name, Counts::of(&pool.name, workers, &record.pool(&pool.name).intents).occupied())
-        })
+        .map(|pool| (&*pool.name, Counts::of(&pool.name, workers, &record.pool(&pool.name)).occupied()))
         .collect();
     // Workers of pools that are no longer configured take places as well.
     let strangers = workers
@@ -33,7 +31,7 @@ pub fn share(
         .filter(|pool| !occupied_by.contains_key(pool))
         .collect::<std::collections::BTreeSet<_>>()
         .into_iter()
-        .map(|pool| Counts::of(pool, workers, &record.pool(pool).intents).occupied());
+        .map(|pool| Counts::of(pool, workers, &record.pool(pool)).occupied());
     let occupied = occupied_by.values().copied().chain(strangers).sum::<u32>();
     let mut free = quota.saturating_sub(occupied);
     let mut granted: BTreeMap<&str, u32> = BTreeMap::new();

@@ -10,10 +10,9 @@ use std::{
 
 use mayfly_service::{crash::crash_point, deadline};
 use rustix::fs::{FlockOperation, flock};
-use serde::Deserialize;
 
-use super::{StateError, StateStore};
-use crate::policy::{RECORD_VERSION, StateRecord};
+use super::{StateError, StateStore, parse};
+use crate::policy::StateRecord;
 
 /// How long to wait for another scaler's lock. It is held for two fsyncs.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
@@ -43,15 +42,11 @@ impl FileState {
         }
     }
 
-    /// Moves a damaged record aside, so that the next read finds none, and returns where it went.
-    ///
-    /// # Errors
-    /// `Unavailable` when the lock or the file is out of reach.
-    pub fn set_aside(&self, suffix: &str) -> Result<PathBuf, StateError> {
+    fn set_aside_now(&self, suffix: &str) -> Result<String, StateError> {
         let _lock = self.locked()?;
         let aside = self.directory.join(format!("state.json.{suffix}"));
         fs::rename(&self.record, &aside).map_err(|source| self.unavailable("moved aside", source))?;
-        Ok(aside)
+        Ok(aside.display().to_string())
     }
 
     fn read_now(&self) -> Result<Option<StateRecord>, StateError> {
@@ -60,27 +55,11 @@ impl FileState {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.unavailable("read", source)),
         };
-        if text.trim().is_empty() {
-            return Ok(None);
-        }
-        self.parse(&text).map(Some)
+        parse(&text, &self.place())
     }
 
-    fn parse(&self, text: &str) -> Result<StateRecord, StateError> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let corrupt = |source| StateError::Corrupt { path: self.record.clone(), source };
-        let newer = |detail| StateError::Newer { path: self.record.clone(), detail };
-        let Versioned { version } = serde_json::from_str(text).map_err(corrupt)?;
-        if version > RECORD_VERSION {
-            return Err(newer(format!("its version is {version}, ours {RECORD_VERSION}")));
-        }
-        serde_json::from_str(text).map_err(|error: serde_json::Error| {
-            let text = error.to_string();
-            if text.starts_with("unknown field") { newer(text) } else { corrupt(error) }
-        })
+    fn place(&self) -> String {
+        self.record.display().to_string()
     }
 
     fn replace_now(&self, expected: Option<u64>, mut record: StateRecord) -> Result<StateRecord, StateError> {
@@ -90,7 +69,7 @@ impl FileState {
         }
         record.revision = expected.unwrap_or(0) + 1;
         let text = serde_json::to_vec_pretty(&record)
-            .map_err(|source| StateError::Corrupt { path: self.record.clone(), source })?;
+            .map_err(|source| StateError::Corrupt { place: self.place(), source })?;
         let unavailable = |source| self.unavailable("written", source);
         let temporary = self.directory.join("state.json.new");
         let mut file = File::create(&temporary).map_err(unavailable)?;
@@ -121,7 +100,7 @@ impl FileState {
     }
 
     fn unavailable(&self, action: &'static str, source: io::Error) -> StateError {
-        StateError::Unavailable { path: self.record.clone(), action, source }
+        StateError::Unavailable { place: self.place(), action, source: source.into() }
     }
 
     /// Runs file work off the loop. The work has a bound of its own, because a thread cannot be cancelled.
@@ -143,6 +122,11 @@ impl StateStore for FileState {
 
     async fn replace(&self, expected: Option<u64>, record: StateRecord) -> Result<StateRecord, StateError> {
         self.off_the_loop("write state record", move |this| this.replace_now(expected, record)).await
+    }
+
+    async fn set_aside(&self, suffix: &str) -> Result<String, StateError> {
+        let suffix = suffix.to_owned();
+        self.off_the_loop("move state record aside", move |this| this.set_aside_now(&suffix)).await
     }
 }
 
@@ -197,7 +181,7 @@ mod tests {
         fs::write(directory.path().join("state.json"), "{\"version\": 1, \"revision\"").unwrap();
         assert!(matches!(state.read().await, Err(StateError::Corrupt { .. })));
         assert!(matches!(state.replace(None, record()).await, Err(StateError::Corrupt { .. })));
-        state.set_aside("damaged").unwrap();
+        state.set_aside("damaged").await.unwrap();
         assert_eq!(state.read().await.unwrap(), None);
     }
 

@@ -27,9 +27,9 @@ use mayfly_service::{
 use tokio::process::Command;
 
 use self::worker_file::{Header, WorkerFiles};
-use super::{Cadence, LaunchError, Launched, Launcher, Plan, Removed};
+use super::{Cadence, LaunchError, Launched, Launcher, Look, Plan, Removed};
 use crate::{
-    config::{Config, LauncherConfig, PoolConfig, WARM_IDLE, WorkerTemplate},
+    config::{Config, PoolConfig, WARM_IDLE, WorkerTemplate},
     policy::{Phase, Worker},
     time::Time,
 };
@@ -51,22 +51,22 @@ pub struct ProcessLauncher {
 // === impl ProcessLauncher ===
 
 impl ProcessLauncher {
-    /// A launcher for the pools of `config`; makes its directory.
+    /// A launcher for the pools of `config`, with its files in `directory`, which it makes. Every worker
+    /// waits for `start_delay` before it starts.
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn new(config: &Config) -> io::Result<Self> {
-        let LauncherConfig::Process { directory, start_delay } = &config.launcher;
+    pub fn new(config: &Config, directory: &Path, start_delay: Duration) -> io::Result<Self> {
         Ok(Self {
             instance: config.instance.clone(),
-            files: WorkerFiles::new(directory, *start_delay > Duration::ZERO)?,
-            start_delay: *start_delay,
+            files: WorkerFiles::new(directory, start_delay > Duration::ZERO)?,
+            start_delay,
             pools: config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
         })
     }
 
     fn launch_now(&self, plan: &Plan) -> Result<Launched, LaunchError> {
-        let refused = |source| LaunchError::Refused { what: format!("worker {}", plan.name), source };
+        let refused = |source: io::Error| LaunchError::refused(format!("worker {}", plan.name), source);
         let Some(pool) = self.pools.get(&plan.pool) else {
             return Err(refused(io::Error::new(io::ErrorKind::NotFound, "its pool is not configured")));
         };
@@ -99,10 +99,9 @@ impl ProcessLauncher {
     }
 
     fn spawn(&self, plan: &Plan, pool: &PoolConfig, file: fs::File) -> io::Result<()> {
-        let WorkerTemplate::Process { command, env } = &pool.worker;
-        let (program, arguments) = command
-            .split_first()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
+        let no_command = || io::Error::new(io::ErrorKind::InvalidInput, "its pool has no command");
+        let WorkerTemplate::Process { command, env } = &pool.worker else { return Err(no_command()) };
+        let (program, arguments) = command.split_first().ok_or_else(no_command)?;
         let path = self.files.path(&plan.name);
         let log = fs::OpenOptions::new().create(true).append(true).open(self.files.log_path(&plan.name))?;
         let mut worker = Command::new(program);
@@ -139,7 +138,7 @@ impl ProcessLauncher {
         match fs::File::create_new(self.files.start_path(name)) {
             Ok(_) => Ok(Removed::Removed),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Removed::TooLate),
-            Err(source) => Err(LaunchError::Refused { what: format!("removal of {name}"), source }),
+            Err(error) => Err(LaunchError::refused(format!("removal of {name}"), error)),
         }
     }
 
@@ -169,24 +168,16 @@ impl ProcessLauncher {
     ) -> Result<T, LaunchError> {
         let this = self.clone();
         let joined = deadline(what, CALL_LIMIT, tokio::task::spawn_blocking(move || work(&this))).await?;
-        joined
-            .map_err(|panic| LaunchError::Refused { what: what.to_owned(), source: io::Error::other(panic) })
-    }
-
-    /// The directory of the state record.
-    #[must_use]
-    pub fn directory(config: &Config) -> &Path {
-        let LauncherConfig::Process { directory, .. } = &config.launcher;
-        directory
+        joined.map_err(|panic| LaunchError::refused(what, panic))
     }
 }
 
 impl Launcher for ProcessLauncher {
-    async fn list(&self, now: Time) -> Result<Vec<Worker>, LaunchError> {
+    async fn list(&self, _: Look, now: Time) -> Result<Vec<Worker>, LaunchError> {
         let instance = self.instance.clone();
         self.off_the_loop("list workers", move |this| this.files.list(&instance, now))
             .await?
-            .map_err(|source| LaunchError::Refused { what: "listing workers".to_owned(), source })
+            .map_err(|error| LaunchError::refused("listing workers", error))
     }
 
     async fn launch(&self, plan: &Plan) -> Result<Launched, LaunchError> {
@@ -194,7 +185,7 @@ impl Launcher for ProcessLauncher {
         self.launch_now(plan)
     }
 
-    async fn remove(&self, worker: &Worker) -> Result<Removed, LaunchError> {
+    async fn remove(&self, worker: &Worker, _: Time) -> Result<Removed, LaunchError> {
         let name = worker.name.clone();
         self.off_the_loop("take a worker back", move |this| this.remove_now(&name)).await?
     }

@@ -7,12 +7,18 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
 use crate::{
-    config::BrokerSource,
+    config::{BrokerSource, LauncherConfig},
     policy::{Ending, PendingCause},
 };
 
 const NOW: Time = Time::from_millis(1_800_000_000_000);
+/// Five seconds before.
+const STAMP: Time = Time::from_millis(NOW.as_millis() - 5000);
 const POOL: &str = "pool";
+
+const fn pending(started: bool) -> Phase {
+    Phase::Pending { started, cause: PendingCause::Starting, since: STAMP, detail: None }
+}
 
 /// A launcher in a directory of its own, whose workers end with it.
 struct Place {
@@ -36,7 +42,7 @@ impl Place {
             quota: None,
             pools: vec![PoolConfig::with_defaults(POOL, "queue", worker)],
         };
-        Self { launcher: ProcessLauncher::new(&config).unwrap(), directory }
+        Self { launcher: ProcessLauncher::new(&config, directory.path(), Duration::ZERO).unwrap(), directory }
     }
 
     /// Workers that tell their process number and then live until they are killed.
@@ -45,7 +51,7 @@ impl Place {
     }
 
     async fn only(&self) -> Worker {
-        let workers = self.launcher.list(NOW).await.unwrap();
+        let workers = self.launcher.list(Look::Fresh, NOW).await.unwrap();
         assert_eq!(workers.len(), 1, "{workers:?}");
         workers.into_iter().next().unwrap()
     }
@@ -109,7 +115,7 @@ fn plan(serial: u64) -> Plan {
         serial,
         slot: 0,
         reason: "a test".to_owned(),
-        stamp: NOW - Duration::from_secs(5),
+        stamp: STAMP,
         service_time: None,
     }
 }
@@ -131,7 +137,7 @@ async fn a_name_that_somebody_else_took_is_foreign() {
     fs::write(place.launcher.files.path(&plan(1).name), "{}\n").unwrap();
     let error = place.launcher.launch(&plan(1)).await.unwrap_err();
     assert!(matches!(error, LaunchError::Foreign { .. }), "{error}");
-    assert_eq!(place.launcher.list(NOW).await.unwrap(), []);
+    assert_eq!(place.launcher.list(Look::Fresh, NOW).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -140,10 +146,10 @@ async fn a_worker_goes_through_its_phases() {
     place.launcher.launch(&plan(1)).await.unwrap();
     let name = plan(1).name;
     let process = place.process(&name).await;
-    assert_eq!(place.phase().await, Phase::Pending { started: false, cause: PendingCause::Starting });
+    assert_eq!(place.phase().await, pending(false));
 
     place.tell(&name, &StatusLine::Started { at: NOW.as_millis(), process: process.clone() });
-    assert_eq!(place.phase().await, Phase::Pending { started: true, cause: PendingCause::Starting });
+    assert_eq!(place.phase().await, pending(true));
     place.tell(&name, &StatusLine::Ready { at: NOW.as_millis() });
     assert_eq!(place.phase().await, Phase::Ready { since: NOW });
     place.tell(&name, &StatusLine::Draining { at: NOW.as_millis() });
@@ -154,7 +160,15 @@ async fn a_worker_goes_through_its_phases() {
 
     place.kill(&name).await;
     let lead_time = Some(Duration::from_secs(5));
-    let ending = Ending { at: NOW, started: true, lead_time, exit_code: Some(0), report: Some(report) };
+    let ending = Ending {
+        at: NOW,
+        started: true,
+        lead_time,
+        exit_code: Some(0),
+        report: Some(report),
+        detail: None,
+        disrupted: false,
+    };
     assert_eq!(place.phase().await, Phase::Finished(ending));
 }
 
@@ -183,10 +197,10 @@ async fn who_claims_the_start_first_wins() {
     let place = Place::of_sleepers();
     place.launcher.launch(&plan(1)).await.unwrap();
     let worker = place.only().await;
-    assert_eq!(place.launcher.remove(&worker).await.unwrap(), Removed::Removed);
-    assert_eq!(place.launcher.remove(&worker).await.unwrap(), Removed::TooLate);
+    assert_eq!(place.launcher.remove(&worker, NOW).await.unwrap(), Removed::Removed);
+    assert_eq!(place.launcher.remove(&worker, NOW).await.unwrap(), Removed::TooLate);
     // The worker itself claims by the same file, so a claimed one is never taken back.
-    assert_eq!(place.phase().await, Phase::Pending { started: true, cause: PendingCause::Starting });
+    assert_eq!(place.phase().await, pending(true));
 }
 
 #[tokio::test]
@@ -236,7 +250,7 @@ async fn files_of_a_counted_worker_go_after_five_minutes() {
     place.launcher.tidy(&counted, &counted, at + Duration::from_secs(299)).await.unwrap();
     place.only().await;
     place.launcher.tidy(&counted, &counted, at + Duration::from_secs(300)).await.unwrap();
-    assert_eq!(place.launcher.list(NOW).await.unwrap(), []);
+    assert_eq!(place.launcher.list(Look::Fresh, NOW).await.unwrap(), []);
     assert_eq!(fs::read_dir(workers_directory(place.directory.path())).unwrap().count(), 0);
 }
 
@@ -245,7 +259,7 @@ async fn workers_of_another_instance_are_not_ours() {
     let place = Place::new(&["/does/not/exist"]);
     place.launcher.launch(&plan(1)).await.unwrap();
     let other = ProcessLauncher { instance: "other".to_owned(), ..place.launcher.clone() };
-    assert_eq!(other.list(NOW).await.unwrap(), []);
+    assert_eq!(other.list(Look::Fresh, NOW).await.unwrap(), []);
     let error = other.launch(&plan(1)).await.unwrap_err();
     assert!(matches!(error, LaunchError::Foreign { .. }), "{error}");
 }

@@ -144,7 +144,7 @@ impl WorkerFiles {
         let story = Story::of(&text);
         let phase = if alive {
             let claimed = story.started.is_some() || self.start_path(name).exists();
-            story.phase(claimed, self.delayed)
+            story.phase(claimed, self.delayed, header.stamp.min(now))
         } else {
             let changed = file.metadata()?.modified().ok();
             Phase::Finished(story.ending(&header, changed, now))
@@ -190,13 +190,14 @@ impl Story {
         story
     }
 
-    fn phase(self, claimed: bool, delayed: bool) -> Phase {
+    fn phase(self, claimed: bool, delayed: bool, launched: Time) -> Phase {
+        let pending = |started, cause| Phase::Pending { started, cause, since: launched, detail: None };
         match self {
             Self { draining: true, .. } | Self { exit: Some(_), .. } => Phase::Draining,
             Self { ready_at: Some(since), .. } => Phase::Ready { since },
-            Self { started: Some(_), .. } => Phase::Pending { started: true, cause: PendingCause::Starting },
-            _ if claimed || !delayed => Phase::Pending { started: claimed, cause: PendingCause::Starting },
-            _ => Phase::Pending { started: false, cause: PendingCause::NodeComing },
+            Self { started: Some(_), .. } => pending(true, PendingCause::Starting),
+            _ if claimed || !delayed => pending(claimed, PendingCause::Starting),
+            _ => pending(false, PendingCause::NodeComing),
         }
     }
 
@@ -208,6 +209,7 @@ impl Story {
             self.ready_at.map(|ready| ready.since(header.stamp)).filter(|lead| *lead > Duration::ZERO);
         let (at, report, exit_code) =
             self.exit.map_or((changed, None, None), |(at, report, code)| (at, Some(report), Some(code)));
-        Ending { at: at.min(now), started: self.started.is_some(), lead_time, exit_code, report }
+        let started = self.started.is_some();
+        Ending { at: at.min(now), started, lead_time, exit_code, report, detail: None, disrupted: false }
     }
 }

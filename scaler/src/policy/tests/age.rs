@@ -136,7 +136,7 @@ impl World {
             let phase = match (sim.drains, sim.consumes) {
                 (true, _) => Phase::Draining,
                 (_, true) => Phase::Ready { since: self.time() },
-                _ => Phase::Pending { started: true, cause: PendingCause::Starting },
+                _ => pending(true, PendingCause::Starting, self.time()),
             };
             worker(index as u64 + 1, phase)
         });

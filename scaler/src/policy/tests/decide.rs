@@ -8,7 +8,7 @@ fn hold(hold: Hold) -> Decision {
 }
 
 fn pending_for_30_s(pending: u32, cause: PendingCause) -> Decision {
-    hold(Hold::WaitingForPending { pending, age: seconds(30), cause })
+    hold(Hold::WaitingForPending { pending, age: seconds(30), cause, detail: None })
 }
 
 #[test]

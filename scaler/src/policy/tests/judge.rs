@@ -120,7 +120,7 @@ fn a_judged_serial_is_forgotten_when_its_job_is_gone_and_not_before() {
 #[test]
 fn intents_are_settled_when_their_job_is_seen_whatever_its_phase() {
     for phase in [
-        Phase::Pending { started: false, cause: PendingCause::NodeComing },
+        pending(false, PendingCause::NodeComing, NOW),
         Phase::Ready { since: NOW },
         Phase::Finished(ending(1)),
     ] {

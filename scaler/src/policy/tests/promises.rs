@@ -17,7 +17,7 @@ impl World {
         let mut all = 0;
         for pool in &self.config.pools {
             let state = self.record.pool(&pool.name);
-            let counts = Counts::of(&pool.name, &self.workers(), &state.intents);
+            let counts = Counts::of(&pool.name, &self.workers(), &state);
             all += counts.occupied();
             let most = pool.max_workers.unwrap_or(u32::MAX);
             prop_assert!(counts.occupied() <= most, "{counts:?} in {} at {}", pool.name, self.now);

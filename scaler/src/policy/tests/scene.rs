@@ -68,12 +68,16 @@ pub(super) fn worker(serial: u64, phase: Phase) -> Worker {
     }
 }
 
+pub(super) const fn pending(started: bool, cause: PendingCause, since: Time) -> Phase {
+    Phase::Pending { started, cause, since, detail: None }
+}
+
 pub(super) fn starting(serial: u64) -> Worker {
-    worker(serial, Phase::Pending { started: true, cause: PendingCause::Starting })
+    worker(serial, pending(true, PendingCause::Starting, ago(30)))
 }
 
 pub(super) fn unstarted(serial: u64) -> Worker {
-    worker(serial, Phase::Pending { started: false, cause: PendingCause::NodeComing })
+    worker(serial, pending(false, PendingCause::NodeComing, ago(30)))
 }
 
 pub(super) fn ready(serial: u64) -> Worker {
@@ -100,6 +104,8 @@ pub(super) fn ending(done: u64) -> Ending {
         lead_time: Some(seconds(3)),
         exit_code: Some(0),
         report: Some(report),
+        detail: None,
+        disrupted: false,
     }
 }
 

@@ -222,7 +222,7 @@ impl World {
             if self.record.pool(&pool).intents.iter().all(|open| open.serial != intent.serial) {
                 continue;
             }
-            let phase = Phase::Pending { started: false, cause: PendingCause::NodeComing };
+            let phase = pending(false, PendingCause::NodeComing, self.time());
             let worker = Worker {
                 name,
                 pool,
@@ -248,7 +248,7 @@ impl World {
             let ready = self.ready.get_mut(&pool.queues[0]).unwrap();
             match &job.worker.phase {
                 Phase::Pending { started: false, .. } => {
-                    job.worker.phase = Phase::Pending { started: true, cause: PendingCause::Starting };
+                    job.worker.phase = pending(true, PendingCause::Starting, time);
                     job.next = now + start;
                 }
                 Phase::Pending { started: true, .. } => {

@@ -1,0 +1,231 @@
+//! What has been learned of Jobs and pods, so that most looks need to ask for Jobs only. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::{
+    batch::v1::{Job, JobStatus},
+    core::v1::{Event, Pod},
+};
+
+use super::{
+    ending::ending,
+    names::{CONTROLLER, Identity},
+    phase::{self, Refusal, Seen, finished, has_ended, pod_phase, stamp, was_ready},
+};
+use crate::{
+    policy::{Ending, Phase, Worker},
+    time::Time,
+};
+
+/// A Job that has no pod after this long may be refused one: its Events are looked at …
+const PODLESS_AFTER: Duration = Duration::from_secs(3);
+/// … and again after this.
+const EVENTS_CADENCE: Duration = Duration::from_secs(5);
+
+/// All Jobs and pods of the instance, as last seen.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    jobs: BTreeMap<String, Known>,
+    /// Pods whose Job is gone, by uid.
+    orphans: BTreeMap<String, Orphan>,
+    /// Whether the pods were ever listed.
+    looked: bool,
+}
+
+/// One Job, by its uid.
+#[derive(Debug)]
+struct Known {
+    job: Job,
+    pod: Option<Pod>,
+    /// What the Job said when its pod was last looked at.
+    looked_at: Option<Sign>,
+    /// Whether its pod was there at the last look.
+    listed: bool,
+    ready_since: Option<Time>,
+    refusal: Option<Refusal>,
+    /// When its Events were last asked for.
+    asked: Option<Time>,
+    /// Drawn up once: the pod may go before its Job does.
+    ending: Option<Ending>,
+}
+
+/// What changes in a Job when something happens to its pod.
+#[derive(Debug, Clone, PartialEq)]
+struct Sign {
+    status: Option<JobStatus>,
+    is_deleted: bool,
+}
+
+#[derive(Debug)]
+struct Orphan {
+    pod: Pod,
+    ready_since: Option<Time>,
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Takes in all Jobs; what is not among them is forgotten.
+    pub(super) fn take_jobs(&mut self, jobs: Vec<Job>) {
+        let mut before = std::mem::take(&mut self.jobs);
+        for job in jobs {
+            let uid = job.metadata.uid.clone().unwrap_or_default();
+            let known = match before.remove(&uid) {
+                Some(known) => Known { job, ..known },
+                None => Known::new(job),
+            };
+            self.jobs.insert(uid, known);
+        }
+    }
+
+    /// Whether the pods have to be asked for: something may have changed that the Jobs don't tell.
+    pub(super) fn wants_pods(&self, now: Time) -> bool {
+        !self.looked || !self.orphans.is_empty() || self.jobs.values().any(|known| known.wants_pod(now))
+    }
+
+    /// Takes in all pods, listed after the Jobs.
+    pub(super) fn take_pods(&mut self, pods: Vec<Pod>, now: Time) {
+        self.looked = true;
+        let mut orphans = std::mem::take(&mut self.orphans);
+        let mut by_job: BTreeMap<&str, Pod> = BTreeMap::new();
+        for pod in pods {
+            let labels = pod.metadata.labels.as_ref();
+            let owner = labels.and_then(|labels| labels.get(CONTROLLER)).cloned().unwrap_or_default();
+            if let Some((uid, _)) = self.jobs.get_key_value(&owner) {
+                // A Job of ours has one pod; of several, the one that lives counts, then the newest.
+                let rank = |pod: &Pod| (!has_ended(pod), pod.metadata.creation_timestamp.clone());
+                if by_job.get(&**uid).is_none_or(|other| rank(other) < rank(&pod)) {
+                    by_job.insert(uid, pod);
+                }
+            } else if !has_ended(&pod) {
+                let uid = pod.metadata.uid.clone().unwrap_or_default();
+                let known = orphans.remove(&uid).and_then(|orphan| orphan.ready_since);
+                let ready_since = known.or_else(|| was_ready(&pod, now));
+                self.orphans.insert(uid, Orphan { pod, ready_since });
+            }
+        }
+        let mut found: BTreeMap<String, Pod> =
+            by_job.into_iter().map(|(uid, pod)| (uid.to_owned(), pod)).collect();
+        for (uid, known) in &mut self.jobs {
+            known.look(found.remove(uid), now);
+        }
+    }
+
+    /// The Jobs whose Events are to be asked for.
+    pub(super) fn podless(&self, now: Time) -> Vec<String> {
+        let is_due = |known: &&Known| {
+            let age = now.since(stamp(known.job.metadata.creation_timestamp.as_ref(), now));
+            matches!(known.phase(now), Phase::Pending { .. })
+                && known.pod.is_none()
+                && age >= PODLESS_AFTER
+                && known.asked.is_none_or(|asked| now.since(asked) >= EVENTS_CADENCE)
+        };
+        let due = self.jobs.iter().filter(|(_, known)| is_due(known));
+        due.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Takes in the Events of a Job; none are known where they could not be read.
+    pub(super) fn take_events(&mut self, uid: &str, events: &[Event], now: Time) {
+        if let Some(known) = self.jobs.get_mut(uid) {
+            known.asked = Some(now);
+            known.refusal = phase::refusal(events, now);
+        }
+    }
+
+    /// The Job of this name.
+    pub(super) fn uid(&self, name: &str) -> Option<String> {
+        let named = |known: &&Known| known.job.metadata.name.as_deref() == Some(name);
+        self.jobs.values().find(named)?.job.metadata.uid.clone()
+    }
+
+    /// All workers, ended ones included.
+    pub(super) fn workers(&self, now: Time) -> Vec<Worker> {
+        let of_jobs = self.jobs.values().map(|known| {
+            let Identity { pool, serial, slot } = Identity::of_job(&known.job.metadata);
+            Worker {
+                name: known.job.metadata.name.clone().unwrap_or_default(),
+                pool,
+                serial,
+                slot,
+                launched: phase::launched(&known.job, now),
+                phase: known.phase(now),
+            }
+        });
+        let of_orphans = self.orphans.values().map(|Orphan { pod, ready_since }| {
+            let Identity { pool, serial, slot } = Identity::of(&pod.metadata);
+            Worker {
+                name: pod.metadata.name.clone().unwrap_or_default(),
+                pool,
+                serial,
+                slot,
+                launched: stamp(pod.metadata.creation_timestamp.as_ref(), now),
+                phase: pod_phase(pod, *ready_since, now),
+            }
+        });
+        let mut workers: Vec<_> = of_jobs.chain(of_orphans).collect();
+        workers.sort_by(|a, b| (&a.pool, a.serial, &a.name).cmp(&(&b.pool, b.serial, &b.name)));
+        workers
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    const fn new(job: Job) -> Self {
+        Self {
+            job,
+            pod: None,
+            looked_at: None,
+            listed: false,
+            ready_since: None,
+            refusal: None,
+            asked: None,
+            ending: None,
+        }
+    }
+
+    fn sign(&self) -> Sign {
+        let is_deleted = self.job.metadata.deletion_timestamp.is_some();
+        Sign { status: self.job.status.clone(), is_deleted }
+    }
+
+    fn wants_pod(&self, now: Time) -> bool {
+        self.ending.is_none()
+            && (self.looked_at.as_ref() != Some(&self.sign())
+                || finished(&self.job).is_some()
+                || matches!(self.phase(now), Phase::Pending { .. }))
+    }
+
+    fn look(&mut self, pod: Option<Pod>, now: Time) {
+        self.looked_at = Some(self.sign());
+        self.listed = pod.is_some();
+        if let Some(pod) = pod {
+            self.ready_since = self.ready_since.or_else(|| was_ready(&pod, now));
+            self.refusal = None;
+            self.pod = Some(pod);
+        }
+        if self.ending.is_none() && self.seen(now).is_none() {
+            self.ending = Some(ending(&self.job, self.pod.as_ref(), self.listed, now));
+        }
+    }
+
+    /// The phase by Job and pod; `None` when both have ended.
+    fn seen(&self, now: Time) -> Option<Phase> {
+        let seen = Seen {
+            job: &self.job,
+            pod: self.pod.as_ref().filter(|_| self.listed),
+            lost_pod: self.pod.is_some() && !self.listed,
+            ready_since: self.ready_since,
+            refusal: self.refusal.as_ref(),
+        };
+        phase::phase(seen, now)
+    }
+
+    fn phase(&self, now: Time) -> Phase {
+        match &self.ending {
+            Some(ending) => Phase::Finished(ending.clone()),
+            // Finished since the last look at its pod: the next one draws up its end.
+            None => self.seen(now).unwrap_or(Phase::Draining),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Workers as Jobs of a Kubernetes cluster, one Job a worker, made from the pool's suspended `CronJob`.
+//!
+//! Routine looks ask for the Jobs only; pods and Events are asked for where a Job does not tell enough
+//! ([`memory`]). What is about to start workers asks for Jobs and pods afresh.
+
+mod ending;
+mod memory;
+mod names;
+mod phase;
+mod template;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::{Event, Pod},
+};
+use kube::api::{DeleteParams, ListParams, Preconditions};
+use mayfly_service::{chain, crash::crash_point, deadline};
+use serde_json::Value;
+
+use self::{
+    memory::Memory,
+    names::{CONTROLLER, Identity},
+};
+use super::{Cadence, LaunchError, Launched, Launcher, Look, Plan, Removed};
+use crate::{
+    cluster::{CallError, Cluster},
+    config::{Config, PoolConfig, WorkerTemplate},
+    policy::{PODLESS_REMOVABLE_AFTER, Worker},
+    time::Time,
+};
+
+/// The limit of reading a template: between a listing and its POST there is no more time.
+const TEMPLATE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Starts workers as Jobs.
+#[derive(Debug)]
+pub struct KubernetesLauncher {
+    cluster: Cluster,
+    instance: String,
+    pools: BTreeMap<String, PoolConfig>,
+    memory: Mutex<Memory>,
+    /// Remarks on templates that were made already.
+    remarked: Mutex<BTreeSet<String>>,
+}
+
+// === impl KubernetesLauncher ===
+
+impl KubernetesLauncher {
+    /// A launcher for the pools of `config`.
+    #[must_use]
+    pub fn new(cluster: Cluster, config: &Config) -> Self {
+        Self {
+            cluster,
+            instance: config.instance.clone(),
+            pools: config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
+            memory: Mutex::default(),
+            remarked: Mutex::default(),
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Builds the Job of `plan`, with the template as it is now.
+    async fn build(&self, plan: &Plan) -> Result<Value, LaunchError> {
+        let what = || format!("worker {}", plan.name);
+        let pool = self.pools.get(&plan.pool);
+        let pool = pool.ok_or_else(|| LaunchError::refused(what(), "its pool is not configured"))?;
+        let WorkerTemplate::CronJob(name) = &pool.worker else {
+            return Err(LaunchError::refused(what(), "its pool has no template"));
+        };
+        let namespace = self.cluster.namespace();
+        let read = self.cluster.get_as::<CronJob, Value>("read worker template", name);
+        let template = deadline("read worker template", TEMPLATE_LIMIT, read).await?;
+        let template = template.map_err(|error| {
+            if error.is_not_found() {
+                let missing = format!(
+                    "its template, CronJob {name} in namespace {namespace}, does not exist; create it (helm \
+                     upgrade does), or correct worker.template of pool {}",
+                    plan.pool
+                );
+                return LaunchError::refused(what(), missing);
+            }
+            failed(what(), error)
+        })?;
+        let built = template::build(&template, &self.instance, pool, plan).map_err(|error| {
+            let problem =
+                format!("its template, CronJob {name} in namespace {namespace}, cannot be used: {error}");
+            LaunchError::refused(what(), problem)
+        })?;
+        for remark in built.remarks {
+            let mut remarked = self.remarked.lock().unwrap_or_else(PoisonError::into_inner);
+            if remarked.insert(format!("{name}: {remark}")) {
+                tracing::warn!(template = name, "{remark}");
+            }
+        }
+        Ok(built.job)
+    }
+
+    /// Whose Job it is that has the name already.
+    async fn adopt(&self, plan: &Plan) -> Result<Launched, LaunchError> {
+        let foreign = || LaunchError::Foreign { name: plan.name.clone() };
+        let job = match self.cluster.get::<Job>("read a job", &plan.name).await {
+            Ok(job) => job,
+            // It was deleted meanwhile: its name is used up.
+            Err(error) if error.is_not_found() => return Err(foreign()),
+            Err(error) => return Err(failed(format!("worker {}", plan.name), error)),
+        };
+        let labels = job.metadata.labels.as_ref();
+        let instance = labels.and_then(|labels| labels.get(names::INSTANCE));
+        let Identity { pool, serial, .. } = Identity::of(&job.metadata);
+        let ours = instance == Some(&self.instance) && pool == plan.pool && serial == Some(plan.serial);
+        if ours { Ok(Launched::Adopted) } else { Err(foreign()) }
+    }
+
+    /// Deletes a Job that never had a pod.
+    async fn remove_podless(&self, worker: &Worker, uid: &str, now: Time) -> Result<Removed, LaunchError> {
+        let what = || format!("removal of {}", worker.name);
+        if now.since(worker.launched) < PODLESS_REMOVABLE_AFTER {
+            return Ok(Removed::NotYet);
+        }
+        let job = match self.cluster.get::<Job>("read a job", &worker.name).await {
+            Ok(job) => job,
+            Err(error) if error.is_not_found() => return Ok(Removed::TooLate),
+            Err(error) => return Err(failed(what(), error)),
+        };
+        let counted = job.status.as_ref().is_some_and(|status| {
+            [status.active, status.ready, status.succeeded, status.failed, status.terminating]
+                .into_iter()
+                .any(|count| count.is_some_and(|count| count > 0))
+        });
+        if counted || job.metadata.uid.as_deref() != Some(uid) {
+            return Ok(Removed::TooLate);
+        }
+        let how = DeleteParams::background().preconditions(just(&job.metadata));
+        settled(what(), self.cluster.delete::<Job>("delete a job", &worker.name, &how).await)
+    }
+}
+
+impl Launcher for KubernetesLauncher {
+    async fn list(&self, look: Look, now: Time) -> Result<Vec<Worker>, LaunchError> {
+        let ours = ListParams::default().labels(&names::selector(&self.instance));
+        let listing = |error| failed("listing workers".to_owned(), error);
+        // Jobs first: a pod that is listed then is never older than what its Job says.
+        let jobs = self.cluster.list::<Job>("list jobs", &ours).await.map_err(listing)?;
+        self.memory().take_jobs(jobs);
+        if look == Look::Fresh || self.memory().wants_pods(now) {
+            let pods = self.cluster.list::<Pod>("list pods", &ours).await.map_err(listing)?;
+            self.memory().take_pods(pods, now);
+        }
+        let podless = if look == Look::Routine { self.memory().podless(now) } else { Vec::new() };
+        for uid in podless {
+            let about = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
+            // Without Events the cause is unknown, nothing else.
+            let events = self.cluster.list::<Event>("list events", &about).await.unwrap_or_else(|error| {
+                tracing::debug!(error = %chain(&error), "events of a job without a pod cannot be read");
+                Vec::new()
+            });
+            self.memory().take_events(&uid, &events, now);
+        }
+        Ok(self.memory().workers(now))
+    }
+
+    async fn launch(&self, plan: &Plan) -> Result<Launched, LaunchError> {
+        let job = self.build(plan).await?;
+        crash_point("before-post");
+        let created = self.cluster.create::<Job>("create a job", &job).await;
+        crash_point("after-post");
+        match created {
+            Ok(_) => Ok(Launched::Created),
+            Err(error) if error.is_already_exists() => self.adopt(plan).await,
+            Err(error) => Err(failed(format!("worker {}", plan.name), error)),
+        }
+    }
+
+    async fn remove(&self, worker: &Worker, now: Time) -> Result<Removed, LaunchError> {
+        let what = || format!("removal of {}", worker.name);
+        let Some(uid) = self.memory().uid(&worker.name) else { return Ok(Removed::TooLate) };
+        let its_pods = ListParams::default().labels(&format!("{CONTROLLER}={uid}"));
+        let pods = self.cluster.list::<Pod>("list a job's pods", &its_pods).await;
+        let pods = pods.map_err(|error| failed(what(), error))?;
+        let Some(pod) = pods.first() else { return self.remove_podless(worker, &uid, now).await };
+        let untouched = |pod: &Pod| {
+            !phase::has_started(pod) && !phase::has_ended(pod) && pod.metadata.deletion_timestamp.is_none()
+        };
+        if !pods.iter().all(untouched) {
+            return Ok(Removed::TooLate);
+        }
+        // Only as it was read just now: if anything of it has started since, it stays.
+        let how = DeleteParams::default().preconditions(just(&pod.metadata));
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        crash_point("before-remove");
+        settled(what(), self.cluster.delete::<Pod>("delete a pod", &name, &how).await)
+    }
+
+    async fn tidy(&self, _: &[Worker], _: &[Worker], _: Time) -> Result<(), LaunchError> {
+        // Ended Jobs go by their ttlSecondsAfterFinished.
+        Ok(())
+    }
+
+    fn cadence(&self) -> Cadence {
+        Cadence { busy: Duration::from_secs(1), idle: Duration::from_secs(10) }
+    }
+}
+
+/// What a failed call means for a launch, a removal or a listing.
+fn failed(what: String, error: CallError) -> LaunchError {
+    match error {
+        CallError::Deadline(deadline) => LaunchError::Deadline(deadline),
+        error if error.is_exceeded_quota() => LaunchError::AtCapacity { what, source: error.into() },
+        // Two writers of one quota, for example: the same again may succeed.
+        error if error.is_conflict() => LaunchError::Unanswered { what, source: error.into() },
+        CallError::Refused(_) => {
+            LaunchError::Refused { what, forbidden: error.is_forbidden(), source: error.into() }
+        }
+        CallError::Unanswered(_) | CallError::Busy(_) => {
+            LaunchError::Unanswered { what, source: error.into() }
+        }
+    }
+}
+
+/// What came of a deletion that was to hit exactly what was read.
+fn settled(what: String, deleted: Result<(), CallError>) -> Result<Removed, LaunchError> {
+    match deleted {
+        Ok(()) => Ok(Removed::Removed),
+        Err(error) if error.is_conflict() || error.is_not_found() => Ok(Removed::TooLate),
+        Err(error) => Err(failed(what, error)),
+    }
+}
+
+fn just(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Preconditions {
+    Preconditions { resource_version: metadata.resource_version.clone(), uid: metadata.uid.clone() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,261 @@
+//! Where a worker is in its life, from its Job and its pod. Pure.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobCondition},
+        core::v1::{ContainerState, ContainerStatus, Event, Pod, PodCondition},
+    },
+    apimachinery::pkg::apis::meta::v1::Time as ApiTime,
+};
+
+use super::names::intended_at;
+use crate::{
+    policy::{PendingCause, Phase},
+    time::Time,
+};
+
+/// A terminating pod that is still there so long after its grace hangs on a node that nobody hears of.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+/// What the cluster says is cut to so many characters.
+const DETAIL_LIMIT: usize = 300;
+
+/// What is known of one Job.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) job: &'a Job,
+    /// Its pod, if it has one.
+    pub(super) pod: Option<&'a Pod>,
+    /// Whether it had a pod that is gone.
+    pub(super) lost_pod: bool,
+    /// Since when it was ready, if it ever was: once ready it stays so here.
+    pub(super) ready_since: Option<Time>,
+    /// Why it has no pod, if the cluster said so.
+    pub(super) refusal: Option<&'a Refusal>,
+}
+
+/// Why a Job has no pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) cause: PendingCause,
+    pub(super) since: Time,
+    pub(super) detail: String,
+}
+
+/// Where the worker is. `None`: its Job is finished, so its end is to be drawn up.
+pub(super) fn phase(seen: Seen<'_>, now: Time) -> Option<Phase> {
+    let Seen { job, pod, lost_pod, ready_since, refusal } = seen;
+    if let Some(pod) = pod
+        && !has_ended(pod)
+    {
+        return Some(pod_phase(pod, ready_since, now));
+    }
+    if finished(job).is_some() {
+        return None;
+    }
+    // The outcome is decided, or soon: nothing more is expected of it.
+    let ends = pod.is_some() || lost_pod || job.metadata.deletion_timestamp.is_some() || is_deciding(job);
+    if ends {
+        return Some(Phase::Draining);
+    }
+    let created = stamp(job.metadata.creation_timestamp.as_ref(), now);
+    let suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    let (cause, since, detail) = match refusal {
+        _ if suspended => (PendingCause::Suspended, created, None),
+        Some(Refusal { cause, since, detail }) => (*cause, *since, Some(detail.clone())),
+        None => (PendingCause::Creating, created, None),
+    };
+    Some(Phase::Pending { started: false, cause, since, detail })
+}
+
+/// Where a worker is of which only the pod is left, or counts; the pod has not ended.
+pub(super) fn pod_phase(pod: &Pod, ready_since: Option<Time>, now: Time) -> Phase {
+    if is_on_lost_node(pod) {
+        return Phase::Lost;
+    }
+    if let Some(deadline) = &pod.metadata.deletion_timestamp {
+        // The time stamp is the end of its grace, not the beginning.
+        let hangs = now.since(stamp(Some(deadline), now)) >= HANGS_AFTER && is_scheduled(pod);
+        return if hangs { Phase::Lost } else { Phase::Draining };
+    }
+    if let Some(since) = ready_since.or_else(|| was_ready(pod, now)) {
+        return Phase::Ready { since };
+    }
+    let (cause, since, detail) = pending(pod, now);
+    Phase::Pending { started: has_started(pod), cause, since, detail }
+}
+
+/// Since when the pod was ready, if it ever was, as far as it tells.
+pub(super) fn was_ready(pod: &Pod, now: Time) -> Option<Time> {
+    let ready = condition(pod, "Ready")?;
+    let turned = ready.last_transition_time.as_ref();
+    if ready.status == "True" {
+        return Some(stamp(turned, now));
+    }
+    // The condition is born false, before containers start: one that turned after that was true in between.
+    let started = worker_status(pod)?.state.as_ref()?.running.as_ref()?.started_at.as_ref()?;
+    let turned = turned.filter(|turned| *turned > started)?;
+    Some(stamp(Some(turned), now))
+}
+
+/// Whether any container of the pod, init containers included, ever started.
+pub(super) fn has_started(pod: &Pod) -> bool {
+    let ran = |state: Option<&ContainerState>| {
+        state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    };
+    statuses(pod).any(|status| {
+        ran(status.state.as_ref()) || ran(status.last_state.as_ref()) || status.restart_count > 0
+    })
+}
+
+/// Whether all containers of the pod have ended for good.
+pub(super) fn has_ended(pod: &Pod) -> bool {
+    matches!(pod_phase_name(pod), "Succeeded" | "Failed")
+}
+
+/// The condition by which the Job is finished, if it is.
+pub(super) fn finished(job: &Job) -> Option<&JobCondition> {
+    job_conditions(job)
+        .find(|condition| matches!(&*condition.type_, "Complete" | "Failed") && condition.status == "True")
+}
+
+/// Why the Job controller could not create the pod, from the Events on its Job.
+pub(super) fn refusal(events: &[Event], now: Time) -> Option<Refusal> {
+    let newest = events
+        .iter()
+        .filter(|event| event.reason.as_deref() == Some("FailedCreate"))
+        .max_by_key(|event| (event_time(event), event.metadata.resource_version.clone()))?;
+    let message = newest.message.as_deref().unwrap_or_default();
+    let says = |words: &str| message.contains(words);
+    let cause = if says("exceeded quota") {
+        PendingCause::Quota
+    } else if says("is forbidden") || says("is invalid") || says("denied the request") {
+        PendingCause::CreateRefused
+    } else {
+        // The API server was out of order, or a webhook: the controller tries again.
+        PendingCause::Creating
+    };
+    let first = newest.first_timestamp.as_ref().or(newest.last_timestamp.as_ref());
+    Some(Refusal { cause, since: stamp(first, now), detail: short(message) })
+}
+
+/// When a launch was decided: its annotation, else when the Job was made.
+pub(super) fn launched(job: &Job, now: Time) -> Time {
+    intended_at(&job.metadata)
+        .map_or_else(|| stamp(job.metadata.creation_timestamp.as_ref(), now), |at| at.min(now))
+}
+
+fn pending(pod: &Pod, now: Time) -> (PendingCause, Time, Option<String>) {
+    let created = stamp(pod.metadata.creation_timestamp.as_ref(), now);
+    let scheduled = condition(pod, "PodScheduled");
+    let turned = scheduled.map_or(created, |condition| stamp(condition.last_transition_time.as_ref(), now));
+    if !is_scheduled(pod) {
+        let said = scheduled.filter(|condition| condition.status == "False");
+        let Some(condition) = said else { return (PendingCause::Creating, created, None) };
+        let detail = condition.message.as_deref().or(condition.reason.as_deref()).map(short);
+        return (PendingCause::NoRoom, turned, detail);
+    }
+    for status in statuses(pod) {
+        let Some(waiting) = status.state.as_ref().and_then(|state| state.waiting.as_ref()) else { continue };
+        let reason = waiting.reason.as_deref().unwrap_or_default();
+        let cause = match reason {
+            "ErrImagePull" | "ImagePullBackOff" => PendingCause::ImagePull,
+            "InvalidImageName" | "ErrImageNeverPull" | "SignatureValidationFailed" => PendingCause::BadImage,
+            "CreateContainerConfigError" | "ImageInspectError" => PendingCause::BadConfiguration,
+            "" | "ContainerCreating" | "PodInitializing" => continue,
+            _ => PendingCause::Starting,
+        };
+        let message = waiting.message.as_deref().unwrap_or_default();
+        let image = if message.contains(&status.image) { "" } else { &*status.image };
+        let words = [reason, image, message].into_iter().filter(|word| !word.is_empty());
+        return (cause, turned, Some(short(&words.collect::<Vec<_>>().join(" "))));
+    }
+    let worker = worker_status(pod).and_then(|status| status.state.as_ref());
+    if let Some(running) = worker.and_then(|state| state.running.as_ref()) {
+        return (PendingCause::NotReady, stamp(running.started_at.as_ref(), now), None);
+    }
+    // With the sandbox there and no init container to wait for, what is left is the image.
+    let sandbox = condition(pod, "PodReadyToStartContainers").is_some_and(|ready| ready.status == "True");
+    let creating = worker
+        .and_then(|state| state.waiting.as_ref())
+        .is_some_and(|waiting| waiting.reason.as_deref() == Some("ContainerCreating"));
+    let cause = if sandbox && creating { PendingCause::Pulling } else { PendingCause::Starting };
+    (cause, turned, None)
+}
+
+/// The node controller turns the pod's readiness off when it hears no more of the node; only the kubelet,
+/// which is not heard, would turn that of the containers off.
+fn is_on_lost_node(pod: &Pod) -> bool {
+    let status = |name: &str| condition(pod, name).map(|condition| &*condition.status);
+    let gated = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.readiness_gates.as_ref())
+        .is_some_and(|gates| !gates.is_empty());
+    let turned_off = status("Ready") == Some("False") && status("ContainersReady") == Some("True") && !gated;
+    let told = pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some("NodeLost");
+    pod_phase_name(pod) == "Running" && (turned_off || told)
+}
+
+/// Whether the Job controller has decided how the Job ends, but waits for its pod.
+fn is_deciding(job: &Job) -> bool {
+    job_conditions(job).any(|condition| {
+        matches!(&*condition.type_, "FailureTarget" | "SuccessCriteriaMet") && condition.status == "True"
+    })
+}
+
+fn job_conditions(job: &Job) -> impl Iterator<Item = &JobCondition> {
+    job.status.iter().flat_map(|status| status.conditions.iter().flatten())
+}
+
+fn is_scheduled(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some()
+        || condition(pod, "PodScheduled").is_some_and(|condition| condition.status == "True")
+}
+
+fn pod_phase_name(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+pub(super) fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == name)
+}
+
+/// The statuses of all containers, init containers first.
+pub(super) fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| {
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    })
+}
+
+/// The worker's container: the one of this name, else the first.
+pub(super) fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let first = pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|first| &*first.name);
+    let named = |name: &str| containers.iter().find(|status| status.name == name);
+    named("worker").or_else(|| named(first?)).or_else(|| containers.first())
+}
+
+fn event_time(event: &Event) -> Option<ApiTime> {
+    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
+    let precise = series.or(event.event_time.as_ref()).map(|time| ApiTime(time.0));
+    event.last_timestamp.clone().max(precise)
+}
+
+/// A stamp of the cluster in policy time, never in the future; now if there is none.
+pub(super) fn stamp(at: Option<&ApiTime>, now: Time) -> Time {
+    at.and_then(|at| u64::try_from(at.0.as_millisecond()).ok())
+        .map_or(now, |at| Time::from_millis(at).min(now))
+}
+
+/// One line, not too long.
+pub(super) fn short(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = line.trim();
+    if line.chars().count() <= DETAIL_LIMIT {
+        return line.to_owned();
+    }
+    line.chars().take(DETAIL_LIMIT).chain(['…']).collect()
+}
