@@ -43,6 +43,8 @@ pub struct Watcher {
 pub struct History {
     /// The moments.
     pub moments: Vec<Moment>,
+    /// Why pods were disrupted, by the worker's name: the reason of the condition `DisruptionTarget`.
+    pub disruptions: BTreeMap<String, String>,
 }
 
 /// What held from one change to the next.
@@ -73,7 +75,7 @@ struct Change {
 #[derive(Debug, Clone)]
 enum What {
     Job { uid: String, name: String, is_finished: bool, is_terminating: bool, is_deleted: bool },
-    Pod { job: String, is_ready: bool, is_leaving: bool },
+    Pod { job: String, is_ready: bool, is_leaving: bool, disruption: Option<String> },
 }
 
 /// What has been learnt of one Job.
@@ -83,6 +85,7 @@ struct Known {
     is_over: bool,
     was_ready: bool,
     is_leaving: bool,
+    disruption: Option<String>,
 }
 
 // === impl Watcher ===
@@ -231,6 +234,7 @@ fn of_pod(pod: &Pod, is_deleted: bool) -> Option<What> {
         job: facts::owner(&pod.metadata)?.to_owned(),
         is_ready: facts::is_ready(pod),
         is_leaving: is_deleted || facts::is_over(pod) || facts::is_terminating(pod),
+        disruption: facts::disruption(pod),
     })
 }
 
@@ -248,10 +252,11 @@ impl History {
                     job.is_over |= is_finished || is_deleted;
                     job.is_leaving |= is_terminating;
                 }
-                What::Pod { job, is_ready, is_leaving } => {
+                What::Pod { job, is_ready, is_leaving, disruption } => {
                     let job = known.entry(job).or_default();
                     job.was_ready |= is_ready;
                     job.is_leaving |= is_leaving;
+                    job.disruption = disruption.or(job.disruption.take());
                 }
             }
             let names = |filter: fn(&&Known) -> bool| {
@@ -263,7 +268,9 @@ impl History {
                 occupied: names(|job| !job.is_over),
             }
         });
-        Self { moments: moments.collect() }
+        let moments = moments.collect();
+        let disrupted = known.into_values().filter_map(|job| Some((job.name?, job.disruption?)));
+        Self { moments, disruptions: disrupted.collect() }
     }
 
     /// Fails with the moment at which more than `limit` workers were pending at once.
@@ -325,7 +332,7 @@ mod tests {
     }
 
     fn pod(job: &str, is_ready: bool, is_leaving: bool) -> What {
-        What::Pod { job: format!("uid of {job}"), is_ready, is_leaving }
+        What::Pod { job: format!("uid of {job}"), is_ready, is_leaving, disruption: None }
     }
 
     #[test]
