@@ -1,5 +1,9 @@
-//! The Kubernetes API server: every call has a deadline, and the errors tell what is certain.
+//! The Kubernetes API server: every call has a deadline, there are never too many, and the errors tell what is
+//! certain.
 
+mod pace;
+#[cfg(test)]
+mod tests;
 use std::{
     error::Error,
     sync::{Arc, Mutex, PoisonError},
@@ -17,6 +21,8 @@ use kube::{
 use mayfly_service::{DeadlineExceeded, deadline};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{task::JoinSet, time::Instant};
+
+use self::pace::Pace;
 
 /// The limit of a read.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -39,6 +45,7 @@ pub struct Cluster {
     namespace: String,
     /// When an overloaded API server may be asked again.
     busy_until: Arc<Mutex<Option<Instant>>>,
+    pace: Arc<Pace>,
 }
 
 /// Why there is no cluster to talk to.
@@ -93,7 +100,7 @@ impl Cluster {
     #[must_use]
     pub fn new(client: Client, namespace: Option<&str>) -> Self {
         let namespace = namespace.unwrap_or_else(|| client.default_namespace()).to_owned();
-        Self { client, namespace, busy_until: Arc::default() }
+        Self { client, namespace, busy_until: Arc::default(), pace: Arc::default() }
     }
 
     /// The namespace.
@@ -191,7 +198,10 @@ impl Cluster {
             let mut tries = JoinSet::new();
             loop {
                 let (cluster, request) = (self.clone(), request.clone());
-                tries.spawn(async move { cluster.send(request).await });
+                tries.spawn(async move {
+                    tokio::time::sleep(cluster.pace.turn()).await;
+                    cluster.send(request).await
+                });
                 if let Ok(Some(answer)) = tokio::time::timeout(READ_AGAIN, tries.join_next()).await {
                     return answer.map_err(|panic| CallError::Unanswered(panic.into())).flatten();
                 }
@@ -206,6 +216,8 @@ impl Cluster {
         request: Result<Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, CallError> {
         let request = request.map_err(|error| CallError::Unanswered(error.into()))?;
+        // What is decided does not wait for its turn; what is asked next does.
+        self.pace.turn();
         deadline(what, WRITE_LIMIT, self.send(request)).await?
     }
 
@@ -315,6 +327,3 @@ impl CallError {
         matches!(self, Self::Refused(status) if status.is_forbidden() && status.message.contains("exceeded quota"))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -56,6 +56,8 @@ pub(super) struct Acted {
     pub(super) wrote: bool,
     /// Whether workers were to be removed.
     pub(super) removed: bool,
+    /// Whether somebody else wrote the record meanwhile.
+    pub(super) outrun: bool,
 }
 
 // === impl Actor ===
@@ -114,11 +116,12 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                     view.amended = false;
                 }
                 Err(error) => {
-                    if !matches!(error, StateError::Conflict) {
+                    let outrun = matches!(error, StateError::Conflict);
+                    if !outrun {
                         view.record = state_unknown(&view.record, &error, now);
                     }
                     tracing::debug!(error = %chain(&error), "state record not written, the tick is dropped");
-                    return Acted::without_effect(view);
+                    return Acted { outrun, ..Acted::without_effect(view) };
                 }
             }
             crash_point(if launches { "after-intent" } else { "after-settle" });
@@ -130,7 +133,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         for plan in &course.posts {
             self.post(plan, listed_at, &mut view).await;
         }
-        Acted { view, wrote, removed: !course.removals.is_empty() }
+        Acted { view, wrote, removed: !course.removals.is_empty(), outrun: false }
     }
 
     async fn post(&self, plan: &Plan, listed_at: Time, view: &mut View) {
@@ -229,7 +232,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
 impl Acted {
     /// An act that came no further than looking.
     const fn without_effect(view: View) -> Self {
-        Self { view, wrote: false, removed: false }
+        Self { view, wrote: false, removed: false, outrun: false }
     }
 }
 

@@ -12,6 +12,8 @@ use crate::{
     time::Time,
 };
 
+/// From this age on a launch that is seen is settled in the record for that alone.
+const SETTLE_AFTER: Duration = Duration::from_secs(4);
 /// From this age on anybody may complete an intent …
 const COMPLETE_AFTER: Duration = Duration::from_secs(5);
 /// … up to this age; later nobody POSTs it.
@@ -48,6 +50,21 @@ pub(super) struct Course {
 pub(super) fn is_left_open(intent: &Intent, now: Time) -> bool {
     let age = now.since(intent.stamp);
     (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age) || age >= WITHDRAW_AFTER
+}
+
+/// Whether what the workers teach has to be written soon. That launches are settled has time until anybody
+/// would complete them: mostly the next launch writes that along.
+pub(super) fn is_worth_an_act(stored: &StateRecord, judged: &StateRecord, now: Time) -> bool {
+    let mut lenient = stored.clone();
+    for (name, state) in &mut lenient.pools {
+        let judged = judged.pool(name);
+        let has_time = |intent: &Intent| now.since(intent.stamp) < SETTLE_AFTER;
+        if state.intents.iter().all(|intent| judged.intents.contains(intent) || has_time(intent)) {
+            state.intents = judged.intents;
+            state.last_settled_launch = judged.last_settled_launch;
+        }
+    }
+    judged.differs_in_substance(&lenient)
 }
 
 /// Workers that were counted as failures before they started, and that can be removed by now.

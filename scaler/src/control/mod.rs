@@ -138,7 +138,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             (&mut observation.state, observation.workers.known())
         {
             let judged = judge(record, workers, &config, now).record;
-            unjudged = judged.differs_in_substance(record);
+            unjudged = course::is_worth_an_act(record, &judged, now);
             given_up = course::given_up(&judged, workers, now).next().is_some();
             *record = judged;
         }
@@ -227,14 +227,19 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
 
     fn take_in(&mut self, acted: Option<Acted>) {
         let now = self.actor.clock.now();
-        let Some(Acted { view, wrote, removed }) = acted else {
+        let Some(Acted { view, wrote, removed, outrun }) = acted else {
             self.due.state = now;
             self.due.listing = now;
             return;
         };
         self.view = view;
         let cadence = self.actor.launcher.cadence();
-        self.due.state = now + if self.view.record.known().is_some() { STATE_CADENCE } else { STATE_RETRY };
+        self.due.state = match &self.view.record {
+            // What was written meanwhile may have settled everything.
+            _ if outrun => now,
+            Fact::Known { .. } => now + STATE_CADENCE,
+            Fact::Unknown(_) => now + STATE_RETRY,
+        };
         // The act has listed; what it did shows a moment later.
         self.due.listing = now + cadence.busy;
         if wrote {

@@ -12,6 +12,8 @@ use crate::time::Time;
 pub const PODLESS_REMOVABLE_AFTER: Duration = Duration::from_secs(120);
 /// So long a node may take to come before we say that there is none. The worker stays: it is the probe.
 const NODE_LIMIT: Duration = Duration::from_mins(5);
+/// The same where an autoscaler said that a node is coming.
+const PROMISED_NODE_LIMIT: Duration = Duration::from_mins(20);
 /// So long a scheduled worker may take to start (volumes, network, containers).
 const START_LIMIT: Duration = Duration::from_mins(5);
 /// So long pulling an image may take: large ones on fresh nodes do.
@@ -72,10 +74,11 @@ impl PendingCause {
     pub fn action(self, waited: Duration) -> Action {
         let patience = |limit: Duration, then: Action| if waited < limit { Action::Wait } else { then };
         match self {
-            Self::Intended | Self::Creating | Self::NodeComing | Self::NotReady => Action::Wait,
+            Self::Intended | Self::Creating | Self::NotReady => Action::Wait,
             Self::Suspended | Self::Quota => Action::Hold,
             Self::CreateRefused | Self::BadImage => Action::Fail,
             Self::NoRoom => patience(NODE_LIMIT, Action::Hold),
+            Self::NodeComing => patience(PROMISED_NODE_LIMIT, Action::Hold),
             Self::Starting => patience(START_LIMIT, Action::Fail),
             Self::Pulling => patience(PULL_LIMIT, Action::Fail),
             Self::ImagePull => patience(REFUSED_PULL_LIMIT, Action::Fail),

@@ -10,17 +10,20 @@ use k8s_openapi::api::{
 use super::{
     ending::ending,
     names::{CONTROLLER, Identity},
-    phase::{self, Refusal, Seen, finished, has_ended, pod_phase, stamp, was_ready},
+    phase::{self, Said, Seen, finished, has_ended, is_scheduled, pod_phase, stamp, was_ready},
 };
 use crate::{
     policy::{Ending, Phase, Worker},
     time::Time,
 };
 
-/// A Job that has no pod after this long may be refused one: its Events are looked at …
-const PODLESS_AFTER: Duration = Duration::from_secs(3);
+/// What has no pod or no node after this long may be refused one: its Events are looked at …
+const EVENTS_AFTER: Duration = Duration::from_secs(3);
 /// … and again after this.
 const EVENTS_CADENCE: Duration = Duration::from_secs(5);
+
+/// The pod of a worker that is not ready yet is looked at this often, even if its Job tells nothing new.
+const PENDING_CADENCE: Duration = Duration::from_secs(2);
 
 /// All Jobs and pods of the instance, as last seen.
 #[derive(Debug, Default)]
@@ -37,14 +40,15 @@ pub(super) struct Memory {
 struct Known {
     job: Job,
     pod: Option<Pod>,
-    /// What the Job said when its pod was last looked at.
-    looked_at: Option<Sign>,
+    /// When its pod was last looked at, and what the Job said then.
+    looked_at: Option<(Time, Sign)>,
     /// Whether its pod was there at the last look.
     listed: bool,
     ready_since: Option<Time>,
-    refusal: Option<Refusal>,
-    /// When its Events were last asked for.
-    asked: Option<Time>,
+    /// What Events say about the Job, or its pod.
+    said: Option<Said>,
+    /// When Events were last asked for, and about what.
+    asked: Option<(Time, String)>,
     /// Drawn up once: the pod may go before its Job does.
     ending: Option<Ending>,
 }
@@ -111,24 +115,18 @@ impl Memory {
         }
     }
 
-    /// The Jobs whose Events are to be asked for.
-    pub(super) fn podless(&self, now: Time) -> Vec<String> {
-        let is_due = |known: &&Known| {
-            let age = now.since(stamp(known.job.metadata.creation_timestamp.as_ref(), now));
-            matches!(known.phase(now), Phase::Pending { .. })
-                && known.pod.is_none()
-                && age >= PODLESS_AFTER
-                && known.asked.is_none_or(|asked| now.since(asked) >= EVENTS_CADENCE)
-        };
-        let due = self.jobs.iter().filter(|(_, known)| is_due(known));
-        due.map(|(uid, _)| uid.clone()).collect()
+    /// Jobs, by uid, and the object of each whose Events are to be asked for: the Job or its pod.
+    pub(super) fn silent(&self, now: Time) -> Vec<(String, String)> {
+        let about = |(uid, known): (&String, &Known)| Some((uid.clone(), known.silent(uid, now)?));
+        self.jobs.iter().filter_map(about).collect()
     }
 
-    /// Takes in the Events of a Job; none are known where they could not be read.
-    pub(super) fn take_events(&mut self, uid: &str, events: &[Event], now: Time) {
+    /// Takes in the Events on `object`, which the Job `uid` is or has; none where they could not be read.
+    pub(super) fn take_events(&mut self, uid: &str, object: String, events: &[Event], now: Time) {
         if let Some(known) = self.jobs.get_mut(uid) {
-            known.asked = Some(now);
-            known.refusal = phase::refusal(events, now);
+            let is_job = object == uid;
+            known.said = if is_job { phase::refusal(events, now) } else { phase::scale_up(events, now) };
+            known.asked = Some((now, object));
         }
     }
 
@@ -159,7 +157,7 @@ impl Memory {
                 serial,
                 slot,
                 launched: stamp(pod.metadata.creation_timestamp.as_ref(), now),
-                phase: pod_phase(pod, *ready_since, now),
+                phase: pod_phase(pod, *ready_since, None, now),
             }
         });
         let mut workers: Vec<_> = of_jobs.chain(of_orphans).collect();
@@ -178,7 +176,7 @@ impl Known {
             looked_at: None,
             listed: false,
             ready_since: None,
-            refusal: None,
+            said: None,
             asked: None,
             ending: None,
         }
@@ -190,18 +188,37 @@ impl Known {
     }
 
     fn wants_pod(&self, now: Time) -> bool {
+        let Some((at, sign)) = &self.looked_at else { return true };
+        let waits = matches!(self.phase(now), Phase::Pending { .. });
         self.ending.is_none()
-            && (self.looked_at.as_ref() != Some(&self.sign())
+            && (*sign != self.sign()
                 || finished(&self.job).is_some()
-                || matches!(self.phase(now), Phase::Pending { .. }))
+                || (waits && now.since(*at) >= PENDING_CADENCE))
+    }
+
+    /// The object that is stuck and whose Events are due: without a pod the Job, without a node the pod.
+    fn silent(&self, uid: &str, now: Time) -> Option<String> {
+        let object = match &self.pod {
+            None => &self.job.metadata,
+            Some(pod) if self.listed && !is_scheduled(pod) => &pod.metadata,
+            Some(_) => return None,
+        };
+        let name = object.uid.clone().unwrap_or_else(|| uid.to_owned());
+        let waits = now.since(stamp(object.creation_timestamp.as_ref(), now)) >= EVENTS_AFTER
+            && matches!(self.phase(now), Phase::Pending { .. });
+        let recent = |(at, asked): &(Time, String)| *asked == name && now.since(*at) < EVENTS_CADENCE;
+        (waits && !self.asked.as_ref().is_some_and(recent)).then_some(name)
     }
 
     fn look(&mut self, pod: Option<Pod>, now: Time) {
-        self.looked_at = Some(self.sign());
+        self.looked_at = Some((now, self.sign()));
         self.listed = pod.is_some();
         if let Some(pod) = pod {
             self.ready_since = self.ready_since.or_else(|| was_ready(&pod, now));
-            self.refusal = None;
+            // What was said about the Job is no more of account.
+            if self.pod.is_none() {
+                self.said = None;
+            }
             self.pod = Some(pod);
         }
         if self.ending.is_none() && self.seen(now).is_none() {
@@ -216,7 +233,7 @@ impl Known {
             pod: self.pod.as_ref().filter(|_| self.listed),
             lost_pod: self.pod.is_some() && !self.listed,
             ready_since: self.ready_since,
-            refusal: self.refusal.as_ref(),
+            said: self.said.as_ref(),
         };
         phase::phase(seen, now)
     }

@@ -155,15 +155,15 @@ impl Launcher for KubernetesLauncher {
             let pods = self.cluster.list::<Pod>("list pods", &ours).await.map_err(listing)?;
             self.memory().take_pods(pods, now);
         }
-        let podless = if look == Look::Routine { self.memory().podless(now) } else { Vec::new() };
-        for uid in podless {
-            let about = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
+        let silent = if look == Look::Routine { self.memory().silent(now) } else { Vec::new() };
+        for (uid, object) in silent {
+            let about = ListParams::default().fields(&format!("involvedObject.uid={object}"));
             // Without Events the cause is unknown, nothing else.
             let events = self.cluster.list::<Event>("list events", &about).await.unwrap_or_else(|error| {
-                tracing::debug!(error = %chain(&error), "events of a job without a pod cannot be read");
+                tracing::debug!(error = %chain(&error), "events cannot be read");
                 Vec::new()
             });
-            self.memory().take_events(&uid, &events, now);
+            self.memory().take_events(&uid, object, &events, now);
         }
         Ok(self.memory().workers(now))
     }

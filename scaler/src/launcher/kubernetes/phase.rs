@@ -31,13 +31,13 @@ pub(super) struct Seen<'a> {
     pub(super) lost_pod: bool,
     /// Since when it was ready, if it ever was: once ready it stays so here.
     pub(super) ready_since: Option<Time>,
-    /// Why it has no pod, if the cluster said so.
-    pub(super) refusal: Option<&'a Refusal>,
+    /// What Events say about it, if it has no pod or its pod no node.
+    pub(super) said: Option<&'a Said>,
 }
 
-/// Why a Job has no pod.
+/// What Events say about a worker that gets no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct Said {
     pub(super) cause: PendingCause,
     pub(super) since: Time,
     pub(super) detail: String,
@@ -45,11 +45,11 @@ pub(super) struct Refusal {
 
 /// Where the worker is. `None`: its Job is finished, so its end is to be drawn up.
 pub(super) fn phase(seen: Seen<'_>, now: Time) -> Option<Phase> {
-    let Seen { job, pod, lost_pod, ready_since, refusal } = seen;
+    let Seen { job, pod, lost_pod, ready_since, said } = seen;
     if let Some(pod) = pod
         && !has_ended(pod)
     {
-        return Some(pod_phase(pod, ready_since, now));
+        return Some(pod_phase(pod, ready_since, said, now));
     }
     if finished(job).is_some() {
         return None;
@@ -61,16 +61,16 @@ pub(super) fn phase(seen: Seen<'_>, now: Time) -> Option<Phase> {
     }
     let created = stamp(job.metadata.creation_timestamp.as_ref(), now);
     let suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
-    let (cause, since, detail) = match refusal {
+    let (cause, since, detail) = match said {
         _ if suspended => (PendingCause::Suspended, created, None),
-        Some(Refusal { cause, since, detail }) => (*cause, *since, Some(detail.clone())),
+        Some(Said { cause, since, detail }) => (*cause, *since, Some(detail.clone())),
         None => (PendingCause::Creating, created, None),
     };
     Some(Phase::Pending { started: false, cause, since, detail })
 }
 
 /// Where a worker is of which only the pod is left, or counts; the pod has not ended.
-pub(super) fn pod_phase(pod: &Pod, ready_since: Option<Time>, now: Time) -> Phase {
+pub(super) fn pod_phase(pod: &Pod, ready_since: Option<Time>, said: Option<&Said>, now: Time) -> Phase {
     if is_on_lost_node(pod) {
         return Phase::Lost;
     }
@@ -82,7 +82,7 @@ pub(super) fn pod_phase(pod: &Pod, ready_since: Option<Time>, now: Time) -> Phas
     if let Some(since) = ready_since.or_else(|| was_ready(pod, now)) {
         return Phase::Ready { since };
     }
-    let (cause, since, detail) = pending(pod, now);
+    let (cause, since, detail) = pending(pod, said, now);
     Phase::Pending { started: has_started(pod), cause, since, detail }
 }
 
@@ -121,11 +121,8 @@ pub(super) fn finished(job: &Job) -> Option<&JobCondition> {
 }
 
 /// Why the Job controller could not create the pod, from the Events on its Job.
-pub(super) fn refusal(events: &[Event], now: Time) -> Option<Refusal> {
-    let newest = events
-        .iter()
-        .filter(|event| event.reason.as_deref() == Some("FailedCreate"))
-        .max_by_key(|event| (event_time(event), event.metadata.resource_version.clone()))?;
+pub(super) fn refusal(events: &[Event], now: Time) -> Option<Said> {
+    let newest = newest(events, &["FailedCreate"])?;
     let message = newest.message.as_deref().unwrap_or_default();
     let says = |words: &str| message.contains(words);
     let cause = if says("exceeded quota") {
@@ -136,8 +133,15 @@ pub(super) fn refusal(events: &[Event], now: Time) -> Option<Refusal> {
         // The API server was out of order, or a webhook: the controller tries again.
         PendingCause::Creating
     };
-    let first = newest.first_timestamp.as_ref().or(newest.last_timestamp.as_ref());
-    Some(Refusal { cause, since: stamp(first, now), detail: short(message) })
+    Some(Said { cause, since: since(newest, now), detail: short(message) })
+}
+
+/// Whether an autoscaler said that a node is coming, in the Events on a pod without one.
+pub(super) fn scale_up(events: &[Event], now: Time) -> Option<Said> {
+    // The cluster autoscaler's word, and Karpenter's.
+    let newest = newest(events, &["TriggeredScaleUp", "Nominated"])?;
+    let detail = short(newest.message.as_deref().unwrap_or_default());
+    Some(Said { cause: PendingCause::NodeComing, since: since(newest, now), detail })
 }
 
 /// When a launch was decided: its annotation, else when the Job was made.
@@ -146,13 +150,16 @@ pub(super) fn launched(job: &Job, now: Time) -> Time {
         .map_or_else(|| stamp(job.metadata.creation_timestamp.as_ref(), now), |at| at.min(now))
 }
 
-fn pending(pod: &Pod, now: Time) -> (PendingCause, Time, Option<String>) {
+fn pending(pod: &Pod, said: Option<&Said>, now: Time) -> (PendingCause, Time, Option<String>) {
     let created = stamp(pod.metadata.creation_timestamp.as_ref(), now);
     let scheduled = condition(pod, "PodScheduled");
     let turned = scheduled.map_or(created, |condition| stamp(condition.last_transition_time.as_ref(), now));
     if !is_scheduled(pod) {
-        let said = scheduled.filter(|condition| condition.status == "False");
-        let Some(condition) = said else { return (PendingCause::Creating, created, None) };
+        if let Some(Said { cause, since, detail }) = said {
+            return (*cause, *since, Some(detail.clone()));
+        }
+        let refused = scheduled.filter(|condition| condition.status == "False");
+        let Some(condition) = refused else { return (PendingCause::Creating, created, None) };
         let detail = condition.message.as_deref().or(condition.reason.as_deref()).map(short);
         return (PendingCause::NoRoom, turned, detail);
     }
@@ -209,7 +216,7 @@ fn job_conditions(job: &Job) -> impl Iterator<Item = &JobCondition> {
     job.status.iter().flat_map(|status| status.conditions.iter().flatten())
 }
 
-fn is_scheduled(pod: &Pod) -> bool {
+pub(super) fn is_scheduled(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some()
         || condition(pod, "PodScheduled").is_some_and(|condition| condition.status == "True")
 }
@@ -236,6 +243,16 @@ pub(super) fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
     let first = pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|first| &*first.name);
     let named = |name: &str| containers.iter().find(|status| status.name == name);
     named("worker").or_else(|| named(first?)).or_else(|| containers.first())
+}
+
+fn newest<'a>(events: &'a [Event], reasons: &[&str]) -> Option<&'a Event> {
+    let is_about = |event: &&Event| event.reason.as_deref().is_some_and(|reason| reasons.contains(&reason));
+    events.iter().filter(is_about).max_by_key(|event| event_time(event))
+}
+
+fn since(event: &Event, now: Time) -> Time {
+    let precise = event.event_time.as_ref().map(|time| ApiTime(time.0));
+    stamp(event.first_timestamp.as_ref().or(precise.as_ref()), now)
 }
 
 fn event_time(event: &Event) -> Option<ApiTime> {

@@ -5,10 +5,20 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{
+    super::PendingCause,
     scene::*,
     world::{Event, World},
 };
 use crate::config::{Config, PoolConfig};
+
+fn stuck() -> impl Strategy<Value = PendingCause> {
+    prop_oneof![
+        Just(PendingCause::Quota),
+        Just(PendingCause::NoRoom),
+        Just(PendingCause::CreateRefused),
+        Just(PendingCause::BadImage),
+    ]
+}
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
@@ -22,6 +32,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => any::<u8>().prop_map(Event::Replay),
         3 => any::<u8>().prop_map(Event::Fail),
         1 => any::<u8>().prop_map(Event::LoseNode),
+        3 => (any::<u8>(), stuck()).prop_map(|(index, cause)| Event::Stick(index, cause)),
         1 => any::<(bool, bool)>().prop_map(|(second, paused)| Event::Pause(second, paused)),
     ]
 }

@@ -5,6 +5,7 @@ mod decide;
 mod earlier_system;
 mod history;
 mod judge;
+mod pending;
 mod promises;
 mod record;
 mod scalers;

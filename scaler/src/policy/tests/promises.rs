@@ -50,6 +50,13 @@ impl World {
         prop_assert!(time.since(*at) <= DEPTH_STALE_AFTER, "launched on a stale depth");
         prop_assert!(state.cooldown_until.is_none_or(|until| until <= time), "launched while cooling down");
         prop_assert!(!state.paused, "launched while paused");
+        let no_room = |worker: &&Worker| {
+            worker.pool == pool.name
+                && !state.has_given_up(worker)
+                && worker.phase.action(time) == Action::Hold
+        };
+        let probe = observation.workers.known().into_iter().flatten().find(no_room);
+        prop_assert!(probe.is_none(), "launched beside {probe:?}");
         let since = state.last_launch().map_or(Duration::MAX, |last| time.since(last));
         prop_assert!(since >= pool.launch_interval, "launched {since:?} after the last");
         Ok(())

@@ -99,6 +99,10 @@ impl World {
                 record.pool_mut(&pool.name).estimates.queues.insert(pool.queues[0].clone(), marks);
             }
         }
+        let given_up = workers
+            .iter()
+            .filter(|worker| worker.is_removable(time) && record.pool(&worker.pool).has_given_up(worker));
+        unneeded.extend(given_up.map(|worker| worker.name.clone()));
         self.take_back(&unneeded);
         // The write takes a while, in which the other scaler may act.
         let commits = self.now + if self.now.is_multiple_of(3) { TICK } else { 0 };

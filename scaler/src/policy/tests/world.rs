@@ -13,6 +13,8 @@ pub(super) type Checked = Result<(), TestCaseError>;
 
 /// Time between two ticks of a scaler; the two take turns.
 pub(super) const TICK: u64 = 250;
+/// A worker that waits for room gets it after this.
+const ROOM: u64 = 20_000;
 /// A message's work.
 const WORK: u64 = 1500;
 /// A worker without a message leaves after this.
@@ -76,6 +78,8 @@ pub(super) enum Event {
     Replay(u8),
     Fail(u8),
     LoseNode(u8),
+    /// A worker that has not started gets stuck for this reason; what waits for room gets it later.
+    Stick(u8, PendingCause),
     Pause(bool, bool),
 }
 
@@ -180,6 +184,16 @@ impl World {
                 {
                     job.worker.phase = Phase::Lost;
                     job.next = self.now + 30_000;
+                }
+            }
+            Event::Stick(index, cause) => {
+                let (now, time) = (self.now, self.time());
+                if let Some(job) = self.jobs.get_mut(usize::from(index) % count)
+                    && matches!(job.worker.phase, Phase::Pending { started: false, .. })
+                {
+                    job.worker.phase = pending(false, cause, time);
+                    let gets_room = job.worker.phase.action(time) != Action::Fail;
+                    job.next = if gets_room { now + ROOM } else { u64::MAX };
                 }
             }
             Event::Pause(second, paused) => {

@@ -1,0 +1,77 @@
+//! Spreads requests over time.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Time between two requests in the long run: four a second.
+const EACH: Duration = Duration::from_millis(250);
+/// So many may follow each other at once.
+const BURST: u32 = 8;
+/// Nobody waits longer than this, however much was asked before.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// Hands out turns: a burst, then one in [`EACH`].
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// When all that was asked so far would have been asked at an even pace.
+    even: Mutex<Option<Instant>>,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// Takes a turn, and tells how long to wait for it.
+    pub(super) fn turn(&self) -> Duration {
+        self.turn_at(Instant::now())
+    }
+
+    fn turn_at(&self, now: Instant) -> Duration {
+        let mut even = self.even.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = even.map_or(now, |even| even.max(now)) + EACH;
+        let wait = next.saturating_duration_since(now).saturating_sub(EACH * BURST);
+        *even = Some(next.min(now + EACH * BURST + LONGEST));
+        wait.min(LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_goes_at_once_and_then_four_a_second() {
+        let (pace, begun) = (Pace::default(), Instant::now());
+        let mut now = begun;
+        let sent: Vec<_> = std::iter::repeat_with(|| {
+            now += pace.turn_at(now);
+            (now - begun).as_millis()
+        })
+        .take(50)
+        .collect();
+        assert!(sent[..8].iter().all(|at| *at == 0), "{sent:?}");
+        assert!(sent.windows(9).all(|nine| nine[8] - nine[0] >= 250), "{sent:?}");
+        assert_eq!(sent[49], 10_500);
+    }
+
+    #[test]
+    fn three_a_second_never_wait() {
+        let (pace, begun) = (Pace::default(), Instant::now());
+        for n in 0..1000 {
+            assert_eq!(pace.turn_at(begun + n * Duration::from_millis(333)), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn what_does_not_wait_makes_others_wait_but_never_long() {
+        let (pace, begun) = (Pace::default(), Instant::now());
+        for _ in 0..1000 {
+            pace.turn_at(begun);
+        }
+        assert_eq!(pace.turn_at(begun), LONGEST);
+        assert_eq!(pace.turn_at(begun + EACH * BURST + LONGEST), Duration::ZERO);
+    }
+}
