@@ -3,7 +3,7 @@
 
 mod pace;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 use std::{
     error::Error,
     sync::{Arc, Mutex, PoisonError},
@@ -88,19 +88,18 @@ impl Cluster {
     /// # Errors
     /// When neither is configured.
     pub async fn infer(namespace: Option<&str>) -> Result<Self, ConnectError> {
-        let mut config = kube::Config::infer().await.map_err(ConnectError::Unconfigured)?;
+        let config = kube::Config::infer().await.map_err(ConnectError::Unconfigured)?;
+        Self::configured(config, namespace)
+    }
+
+    /// The cluster that `config` describes.
+    fn configured(mut config: kube::Config, namespace: Option<&str>) -> Result<Self, ConnectError> {
         // The loop is the retry: one that is hidden here would send a POST twice.
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_LIMIT);
         let client = Client::try_from(config).map_err(ConnectError::Unusable)?;
-        Ok(Self::new(client, namespace))
-    }
-
-    /// The cluster behind `client`.
-    #[must_use]
-    pub fn new(client: Client, namespace: Option<&str>) -> Self {
         let namespace = namespace.unwrap_or_else(|| client.default_namespace()).to_owned();
-        Self { client, namespace, busy_until: Arc::default(), pace: Arc::default() }
+        Ok(Self { client, namespace, busy_until: Arc::default(), pace: Arc::default() })
     }
 
     /// The namespace.

@@ -199,7 +199,10 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
                         Fact::Known { value: loaded.record, at: now }
                     }
                     Err(unknown) => {
-                        tracing::error!(detail = unknown.detail, "the state record is lost");
+                        let told = matches!(&view.record, Fact::Unknown(before) if before.why == unknown.why);
+                        if !told {
+                            tracing::error!(detail = unknown.detail, "the state record is lost");
+                        }
                         Fact::Unknown(unknown)
                     }
                 },

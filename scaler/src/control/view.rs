@@ -67,7 +67,9 @@ impl View {
             let normalized = record.clone().normalized(now, |pool| cooldown_cap(config, pool));
             return Ok(Loaded { amended: normalized != record, record: normalized, expected });
         }
-        let alive = workers.iter().filter(|worker| !matches!(worker.phase, Phase::Finished(_))).count();
+        // What people started by hand proves no record.
+        let ours = |worker: &&Worker| worker.serial.is_some() && !matches!(worker.phase, Phase::Finished(_));
+        let alive = workers.iter().filter(ours).count();
         if alive > 0 {
             let since = *lost_since.get_or_insert(now);
             let left = REBUILD_AFTER.saturating_sub(now.since(since));
@@ -130,6 +132,13 @@ mod tests {
             launched: NOW,
             phase: Phase::Pending { started: false, cause: PendingCause::Starting, since: NOW, detail: None },
         }
+    }
+
+    #[test]
+    fn a_missing_record_beside_workers_that_people_started_is_new() {
+        let by_hand = Worker { serial: None, slot: None, ..pending() };
+        let loaded = View::load(None, &[by_hand], &mut None, &config(), NOW).unwrap();
+        assert_eq!(loaded.record, StateRecord::new(NOW));
     }
 
     #[test]

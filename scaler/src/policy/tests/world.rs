@@ -188,9 +188,9 @@ impl World {
             }
             Event::Stick(index, cause) => {
                 let (now, time) = (self.now, self.time());
-                if let Some(job) = self.jobs.get_mut(usize::from(index) % count)
-                    && matches!(job.worker.phase, Phase::Pending { started: false, .. })
-                {
+                let unstarted =
+                    |job: &&mut Job| matches!(job.worker.phase, Phase::Pending { started: false, .. });
+                if let Some(job) = self.jobs.iter_mut().filter(unstarted).nth(usize::from(index % 2)) {
                     job.worker.phase = pending(false, cause, time);
                     let gets_room = job.worker.phase.action(time) != Action::Fail;
                     job.next = if gets_room { now + ROOM } else { u64::MAX };

@@ -1,0 +1,167 @@
+//! Most looks ask for Jobs only, and lose nothing by it.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{super::memory::Memory, *};
+use crate::policy::{PendingCause, Phase, Verdict, Worker};
+
+fn later(seconds: u64) -> Time {
+    NOW + Duration::from_secs(seconds)
+}
+
+fn only(memory: &Memory, now: Time) -> Worker {
+    let workers = memory.workers(now);
+    assert_eq!(workers.len(), 1, "{workers:?}");
+    workers.into_iter().next().unwrap()
+}
+
+fn ready_pod() -> Pod {
+    pod_in("Running", &[("Ready", "True", 5), ("ContainersReady", "True", 5)], running())
+}
+
+/// A memory that has seen a ready worker.
+fn of_a_ready_worker() -> Memory {
+    let mut memory = Memory::default();
+    memory.take_jobs(vec![job(json!({ "active": 1, "ready": 1 }))]);
+    memory.take_pods(vec![ready_pod()], NOW);
+    memory
+}
+
+#[test]
+fn pods_are_asked_for_at_start_for_the_pending_and_when_a_job_has_news() {
+    let mut memory = Memory::default();
+    assert!(memory.wants_pods(NOW), "at start");
+    memory.take_jobs(vec![]);
+    memory.take_pods(vec![], NOW);
+    assert!(!memory.wants_pods(later(1000)), "nothing is there");
+    memory.take_jobs(vec![job(json!({}))]);
+    assert!(memory.wants_pods(NOW), "a new Job");
+    memory.take_pods(vec![pod_in("Running", &[], running())], NOW);
+    assert!(!memory.wants_pods(later(1)));
+    assert!(memory.wants_pods(later(2)), "it is pending");
+    memory.take_jobs(vec![job(json!({ "active": 1, "ready": 1 }))]);
+    assert!(memory.wants_pods(NOW), "its Job tells something new");
+    memory.take_pods(vec![ready_pod()], NOW);
+    assert!(!memory.wants_pods(later(1000)), "a ready one is left alone");
+    memory.take_jobs(vec![job(json!({ "active": 1, "ready": 0 }))]);
+    assert!(memory.wants_pods(later(1000)), "its ready count fell");
+    memory.take_jobs(vec![job(ended("Complete", "CompletionsReached"))]);
+    assert!(memory.wants_pods(NOW), "it ended, and its report is not known");
+    memory.take_pods(vec![pod_in("Succeeded", &[], terminated(0, "Completed", ""))], NOW);
+    assert!(!memory.wants_pods(later(1000)));
+}
+
+#[test]
+fn a_worker_is_known_by_its_jobs_labels() {
+    let worker = only(&of_a_ready_worker(), NOW);
+    let expected = Worker {
+        name: "mayfly-p-abcd-7".to_owned(),
+        pool: "p".to_owned(),
+        serial: Some(7),
+        slot: Some(2),
+        launched: at(60),
+        phase: Phase::Ready { since: at(5) },
+    };
+    assert_eq!(worker, expected);
+}
+
+#[test]
+fn what_people_made_by_hand_has_neither_serial_nor_slot() {
+    let mut memory = Memory::default();
+    let by_hand =
+        job_with(json!({ "metadata": { "labels": { "mayfly/serial": null, "mayfly/slot": null } } }));
+    memory.take_jobs(vec![by_hand]);
+    let worker = only(&memory, NOW);
+    assert_eq!((&*worker.pool, worker.serial, worker.slot), ("p", None, None));
+    // A copy of one of ours has its labels, but not its name.
+    memory.take_jobs(vec![job_with(json!({ "metadata": { "name": "mayfly-p-copy" } }))]);
+    assert_eq!((only(&memory, NOW).serial, only(&memory, NOW).slot), (None, None));
+}
+
+#[test]
+fn an_ended_workers_report_outlives_its_pod() {
+    let mut memory = of_a_ready_worker();
+    memory.take_jobs(vec![job(ended("Failed", "BackoffLimitExceeded"))]);
+    memory.take_pods(vec![pod_in("Failed", &[], terminated(78, "Error", ""))], NOW);
+    let Phase::Finished(ending) = only(&memory, NOW).phase else { panic!("not finished") };
+    assert_eq!(ending.exit_code, Some(78));
+    memory.take_pods(vec![], later(1));
+    assert_eq!(only(&memory, later(1)).phase, Phase::Finished(ending), "its pod is gone");
+    memory.take_jobs(vec![]);
+    assert_eq!(memory.workers(later(2)), [], "and its Job");
+}
+
+#[test]
+fn a_pod_that_vanishes_is_not_taken_for_one_that_never_came() {
+    let mut memory = of_a_ready_worker();
+    memory.take_jobs(vec![job(json!({ "terminating": 1 }))]);
+    memory.take_pods(vec![], NOW);
+    assert_eq!(only(&memory, NOW).phase, Phase::Draining);
+    memory.take_jobs(vec![job(ended("Failed", "BackoffLimitExceeded"))]);
+    memory.take_pods(vec![], NOW);
+    let Phase::Finished(ending) = only(&memory, NOW).phase else { panic!("not finished") };
+    assert!(matches!(ending.verdict(), Verdict::Disrupted(_)), "{ending:?}");
+}
+
+#[test]
+fn a_pod_whose_job_is_gone_counts_until_it_has_ended() {
+    let mut memory = of_a_ready_worker();
+    memory.take_jobs(vec![]);
+    assert_eq!(memory.workers(NOW), []);
+    memory.take_pods(vec![ready_pod()], NOW);
+    let orphan = only(&memory, NOW);
+    assert_eq!((orphan.serial, orphan.phase), (Some(7), Phase::Ready { since: at(5) }));
+    assert!(memory.wants_pods(NOW), "nothing but the pod tells of its end");
+    let terminating = merged(
+        serde_json::to_value(ready_pod()).unwrap(),
+        json!({ "metadata": { "deletionTimestamp": ago(1) } }),
+    );
+    memory.take_pods(vec![serde_json::from_value(terminating).unwrap()], NOW);
+    assert_eq!(only(&memory, NOW).phase, Phase::Draining);
+    memory.take_pods(vec![pod_in("Failed", &[], terminated(0, "Completed", ""))], NOW);
+    assert_eq!(memory.workers(NOW), []);
+    assert!(!memory.wants_pods(NOW));
+}
+
+#[test]
+fn events_are_asked_for_where_a_job_has_no_pod_or_a_pod_no_node() {
+    let mut memory = Memory::default();
+    let young = job_with(json!({ "metadata": { "creationTimestamp": ago(2) } }));
+    memory.take_jobs(vec![young.clone()]);
+    memory.take_pods(vec![], NOW);
+    assert!(memory.silent(NOW).is_empty(), "it is too early to ask");
+    let asked = |object: &str| vec![("job-7".to_owned(), object.to_owned())];
+    assert_eq!(memory.silent(later(1)), asked("job-7"));
+    let refused = [event("FailedCreate", "pods is forbidden: exceeded quota: q", 1)];
+    memory.take_events("job-7", "job-7".to_owned(), &refused, later(1));
+    let cause = |memory: &Memory| match only(memory, later(1)).phase {
+        Phase::Pending { cause, .. } => Some(cause),
+        _ => None,
+    };
+    assert_eq!(cause(&memory), Some(PendingCause::Quota));
+    assert!(memory.silent(later(5)).is_empty(), "not so often");
+    assert_eq!(memory.silent(later(6)), asked("job-7"));
+    // Its pod comes, and has no node: what was said about the Job is past.
+    let condition = json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable" });
+    let unscheduled = pod(json!({ "spec": { "nodeName": null }, "status": { "conditions": [condition] } }));
+    memory.take_pods(vec![unscheduled], later(1));
+    assert_eq!(cause(&memory), Some(PendingCause::NoRoom));
+    assert_eq!(memory.silent(later(1)), asked("pod-7"));
+    memory.take_events("job-7", "pod-7".to_owned(), &[event("TriggeredScaleUp", "x", 1)], later(1));
+    assert_eq!(cause(&memory), Some(PendingCause::NodeComing));
+    memory.take_pods(vec![ready_pod()], later(1));
+    assert!(memory.silent(later(1000)).is_empty(), "it has a node");
+}
+
+#[test]
+fn of_several_pods_of_one_job_the_living_one_counts() {
+    let mut memory = Memory::default();
+    memory.take_jobs(vec![job(json!({ "active": 1 }))]);
+    let over = pod_in("Failed", &[], terminated(1, "Error", ""));
+    for pods in [vec![over.clone(), ready_pod()], vec![ready_pod(), over]] {
+        memory.take_pods(pods, NOW);
+        assert_eq!(only(&memory, NOW).phase, Phase::Ready { since: at(5) });
+    }
+}
