@@ -1,5 +1,6 @@
 //! `mayfly-scaler check`: is the configuration right, what does it mean, are its queues there?
 
+mod cluster;
 mod explain;
 mod queues;
 
@@ -12,9 +13,11 @@ use mayfly_broker::BrokerArgs;
 use mayfly_service::ExitCode;
 use serde::Serialize;
 
-use crate::config::{Config, Overrides};
+use crate::{
+    cluster::Cluster,
+    config::{Config, LauncherConfig, Overrides},
+};
 use explain::{Explanation, explain};
-use queues::{Answer, ask};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +25,8 @@ pub struct CheckArgs {
     /// The configuration.
     #[arg(env = "MAYFLY_CONFIG", value_name = "FILE")]
     file: PathBuf,
-    /// Also ask the broker whether the queues are there.
+    /// Also ask the broker whether the queues are there, and the cluster for templates, state record and
+    /// permissions.
     #[arg(long, env = "MAYFLY_CHECK_CONNECT")]
     connect: bool,
     /// For people, or one JSON object.
@@ -54,11 +58,14 @@ struct Findings {
     meaning: Option<Explanation>,
     /// What the broker said; empty unless asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    queues: Vec<Answer>,
+    queues: Vec<queues::Answer>,
+    /// What the cluster said; empty unless asked, or without one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cluster: Vec<cluster::Answer>,
 }
 
 /// Checks and prints. The outcome is `Ok`, `Usage` for a bad configuration, or what the broker's answer means:
-/// `Unavailable` without one, `Config` for a queue that is missing or forbidden.
+/// `Unavailable` without one, `Config` for a queue that is missing or forbidden; the same for the cluster.
 ///
 /// # Errors
 /// When nothing can be printed.
@@ -82,7 +89,14 @@ async fn look(args: CheckArgs) -> (Findings, ExitCode) {
     let code = match Config::load(&file, &overrides) {
         Ok(config) => {
             findings.meaning = Some(explain(&config));
-            if connect { findings.connect(&config, &broker).await } else { ExitCode::Ok }
+            if connect {
+                // Both are asked: whoever sets things up wants to know all that is missing.
+                let cluster = findings.ask_cluster(&config).await;
+                let broker = findings.ask_broker(&config, &broker).await;
+                if broker == ExitCode::Ok { cluster } else { broker }
+            } else {
+                ExitCode::Ok
+            }
         }
         Err(error) => findings.fail(&error.into(), ExitCode::Usage),
     };
@@ -92,15 +106,26 @@ async fn look(args: CheckArgs) -> (Findings, ExitCode) {
 // === impl Findings ===
 
 impl Findings {
-    async fn connect(&mut self, config: &Config, flags: &BrokerArgs) -> ExitCode {
+    async fn ask_cluster(&mut self, config: &Config) -> ExitCode {
+        let LauncherConfig::Kubernetes { namespace } = &config.launcher else { return ExitCode::Ok };
+        match Cluster::infer(namespace.as_deref()).await {
+            Ok(cluster) => {
+                self.cluster = cluster::ask(&cluster, config).await;
+                cluster::Answer::exit_code(&self.cluster)
+            }
+            Err(error) => self.fail(&error.into(), ExitCode::Usage),
+        }
+    }
+
+    async fn ask_broker(&mut self, config: &Config, flags: &BrokerArgs) -> ExitCode {
         let url = match config.broker.under(flags).load() {
             Ok(url) => url,
             Err(error) => return self.fail(&error.into(), ExitCode::Usage),
         };
-        match ask(&url, config).await {
+        match queues::ask(&url, config).await {
             Ok(answers) => {
                 self.queues = answers;
-                Answer::exit_code(&self.queues)
+                queues::Answer::exit_code(&self.queues)
             }
             Err(error) => {
                 let code = error.exit_code();
@@ -110,12 +135,16 @@ impl Findings {
     }
 
     fn fail(&mut self, error: &anyhow::Error, code: ExitCode) -> ExitCode {
-        self.error = Some(format!("{error:#}"));
+        let error = format!("{error:#}");
+        self.error = Some(match self.error.take() {
+            Some(before) => format!("{before}; {error}"),
+            None => error,
+        });
         code
     }
 
     fn print(&self, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
-        let Self { error, meaning, queues } = self;
+        let Self { error, meaning, queues, cluster } = self;
         if let Some(meaning) = meaning {
             write!(out, "{meaning}")?;
         }
@@ -123,6 +152,12 @@ impl Findings {
             writeln!(out, "\nat the broker")?;
         }
         for answer in queues {
+            writeln!(out, "  {answer}")?;
+        }
+        if !cluster.is_empty() {
+            writeln!(out, "\nin the cluster")?;
+        }
+        for answer in cluster {
             writeln!(out, "  {answer}")?;
         }
         out.flush()?;

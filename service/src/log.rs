@@ -21,9 +21,9 @@ pub struct LogArgs {
     format: LogFormat,
 }
 
-/// The AMQP library logs as errors what it also returns as errors, a missing queue for example. Those who
-/// want to see that ask for it by name: `info,lapin=info`.
-const QUIET: &str = "lapin=off";
+/// These libraries log as errors what they also return as errors, a missing queue for example. Those who want
+/// to see that ask for it by name: `info,lapin=info`.
+const QUIET: &str = "lapin=off,kube_client=off";
 
 /// The shape of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -35,6 +35,26 @@ pools:
 }
 
 #[test]
+fn workers_on_kubernetes_are_explained() {
+    let text = "
+instance: mayfly
+launcher: { kubernetes: { namespace: work } }
+pools:
+  - name: documents
+    queues: [{ name: documents }]
+    worker: { template: mayfly-documents }
+";
+    let explained = explained(text);
+    for sentence in [
+        "workers      are Kubernetes Jobs in namespace work",
+        "memory       what must survive a restart is in ConfigMap mayfly-state; it is made by the chart, never by the scaler",
+        "template     each is a copy of what CronJob mayfly-documents holds (suspended)",
+    ] {
+        assert!(explained.contains(sentence), "{sentence}: {explained}");
+    }
+}
+
+#[test]
 fn everything_configured_is_explained_and_what_is_odd_is_warned_of() {
     let text = "
 instance: mayfly

@@ -405,3 +405,79 @@ fn the_values_of_a_workers_environment_are_never_printed() {
     let printed = format!("{config:?}");
     assert!(printed.contains("PORT") && !printed.contains("hunter2"), "{printed}");
 }
+
+/// No more than what must be there on Kubernetes.
+const LEAST_ON_KUBERNETES: &str = "
+instance: mayfly
+launcher: { kubernetes: {} }
+pools:
+  - name: documents
+    queues: [{ name: documents }]
+    worker: { template: mayfly-documents }
+";
+
+#[test]
+fn on_kubernetes_a_pool_has_a_template() {
+    let config = Config::parse(LEAST_ON_KUBERNETES, &Overrides::default()).unwrap();
+    assert_eq!(config.launcher, LauncherConfig::Kubernetes { namespace: None });
+    let template = WorkerTemplate::CronJob("mayfly-documents".to_owned());
+    assert_eq!(config.pools, [PoolConfig::with_defaults("documents", "documents", template)]);
+    let named = LEAST_ON_KUBERNETES.replace("{}", "{ namespace: work }");
+    let config = Config::parse(&named, &Overrides::default()).unwrap();
+    assert_eq!(config.launcher, LauncherConfig::Kubernetes { namespace: Some("work".to_owned()) });
+}
+
+#[test]
+fn what_belongs_to_one_launcher_is_refused_by_name_with_the_other() {
+    let least = |from: &str, to: &str| {
+        assert!(LEAST_ON_KUBERNETES.contains(from), "{from}");
+        LEAST_ON_KUBERNETES.replace(from, to)
+    };
+    let table = [
+        (
+            least("kubernetes: {}", "kubernetes: {}, process: { directory: D }"),
+            "launcher: give process or kubernetes, not both",
+        ),
+        (
+            least("kubernetes: {}", ""),
+            "launcher: is missing; expected kubernetes: {} or process: { directory: DIR }",
+        ),
+        (
+            least("{}", "{ namespace: Work }"),
+            r#"launcher.kubernetes.namespace: "Work" is not allowed; expected at most 63 of a-z, 0-9 and -, with a letter or digit at both ends"#,
+        ),
+        (
+            least("{}", "{ directory: D }"),
+            r#"line 3: launcher.kubernetes: unknown key "directory"; allowed are namespace"#,
+        ),
+        (
+            least("template: mayfly-documents", "command: [w]"),
+            "pools[0].worker.command: is for launcher.process; with this one give template: the CronJob holds the command",
+        ),
+        (
+            least("template: mayfly-documents", "template: x, env: { A: b }"),
+            "pools[0].worker.env: is for launcher.process; with this one give template: the CronJob holds the environment",
+        ),
+        (
+            least("worker: { template: mayfly-documents }", ""),
+            "pools[0].worker.template: is missing; the name of the pool's suspended CronJob",
+        ),
+        (
+            least("template: mayfly-documents", "template: My-Documents"),
+            r#"pools[0].worker.template: "My-Documents" is not allowed; expected at most 63 of a-z, 0-9 and -, with a letter or digit at both ends"#,
+        ),
+        (
+            least("mayfly-documents", &"d".repeat(53)),
+            "pools[0].worker.template: the name of a CronJob has at most 52 characters, not 53",
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(refusal(&text), expected, "{text}");
+    }
+    assert!(Config::parse(&least("mayfly-documents", &"d".repeat(52)), &Overrides::default()).is_ok());
+    let delayed = Overrides { start_delay: Some("3s".to_owned()), ..Overrides::default() };
+    assert_eq!(
+        Config::parse(LEAST_ON_KUBERNETES, &delayed).unwrap_err().to_string(),
+        "--start-delay: only local processes have a start delay (launcher.process)"
+    );
+}

@@ -22,10 +22,12 @@ use k8s_openapi::api::{
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use mayfly_service::{chain, crash::crash_point, deadline};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use self::{
     memory::Memory,
     names::{CONTROLLER, Identity},
+    template::Built,
 };
 use super::{Cadence, LaunchError, Launched, Launcher, Look, Plan, Removed};
 use crate::{
@@ -37,6 +39,8 @@ use crate::{
 
 /// The limit of reading a template: between a listing and its POST there is no more time.
 const TEMPLATE_LIMIT: Duration = Duration::from_secs(1);
+/// A template is read once for launches that belong together.
+const TEMPLATE_FRESH: Duration = Duration::from_secs(2);
 
 /// Starts workers as Jobs.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub struct KubernetesLauncher {
     instance: String,
     pools: BTreeMap<String, PoolConfig>,
     memory: Mutex<Memory>,
+    /// Templates by name, as read a moment ago.
+    templates: Mutex<BTreeMap<String, (Instant, Value)>>,
     /// Remarks on templates that were made already.
     remarked: Mutex<BTreeSet<String>>,
 }
@@ -60,16 +66,34 @@ impl KubernetesLauncher {
             instance: config.instance.clone(),
             pools: config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
             memory: Mutex::default(),
+            templates: Mutex::default(),
             remarked: Mutex::default(),
         }
     }
 
+    /// Whether the pool's template is there and can be used; what is said about it otherwise.
+    ///
+    /// # Errors
+    /// As for a launch.
+    pub async fn template_of(&self, pool: &str) -> Result<Vec<String>, LaunchError> {
+        let plan = Plan {
+            name: "check".to_owned(),
+            pool: pool.to_owned(),
+            serial: 1,
+            slot: 0,
+            reason: String::new(),
+            stamp: Time::default(),
+            service_time: None,
+        };
+        Ok(self.build(&plan).await?.remarks)
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.memory)
     }
 
     /// Builds the Job of `plan`, with the template as it is now.
-    async fn build(&self, plan: &Plan) -> Result<Value, LaunchError> {
+    async fn build(&self, plan: &Plan) -> Result<Built, LaunchError> {
         let what = || format!("worker {}", plan.name);
         let pool = self.pools.get(&plan.pool);
         let pool = pool.ok_or_else(|| LaunchError::refused(what(), "its pool is not configured"))?;
@@ -77,8 +101,7 @@ impl KubernetesLauncher {
             return Err(LaunchError::refused(what(), "its pool has no template"));
         };
         let namespace = self.cluster.namespace();
-        let read = self.cluster.get_as::<CronJob, Value>("read worker template", name);
-        let template = deadline("read worker template", TEMPLATE_LIMIT, read).await?;
+        let template = deadline("read worker template", TEMPLATE_LIMIT, self.template(name)).await?;
         let template = template.map_err(|error| {
             if error.is_not_found() {
                 let missing = format!(
@@ -90,18 +113,36 @@ impl KubernetesLauncher {
             }
             failed(what(), error)
         })?;
-        let built = template::build(&template, &self.instance, pool, plan).map_err(|error| {
+        template::build(&template, &self.instance, pool, plan).map_err(|error| {
             let problem =
                 format!("its template, CronJob {name} in namespace {namespace}, cannot be used: {error}");
             LaunchError::refused(what(), problem)
-        })?;
-        for remark in built.remarks {
-            let mut remarked = self.remarked.lock().unwrap_or_else(PoisonError::into_inner);
-            if remarked.insert(format!("{name}: {remark}")) {
-                tracing::warn!(template = name, "{remark}");
+        })
+    }
+
+    async fn template(&self, name: &str) -> Result<Value, CallError> {
+        let begun = Instant::now();
+        let known = lock(&self.templates).get(name).cloned();
+        if let Some((read, template)) = known
+            && begun.duration_since(read) < TEMPLATE_FRESH
+        {
+            return Ok(template);
+        }
+        let template = self.cluster.get_as::<CronJob, Value>("read worker template", name).await?;
+        lock(&self.templates).insert(name.to_owned(), (begun, template.clone()));
+        Ok(template)
+    }
+
+    /// Logs what was not logged before.
+    fn remark(&self, pool: &str, remarks: Vec<String>) {
+        let mut remarked = lock(&self.remarked);
+        for remark in remarks {
+            let text = format!("template of pool {pool}: {remark}");
+            if !remarked.contains(&text) {
+                tracing::warn!("{text}");
+                remarked.insert(text);
             }
         }
-        Ok(built.job)
     }
 
     /// Whose Job it is that has the name already.
@@ -169,7 +210,8 @@ impl Launcher for KubernetesLauncher {
     }
 
     async fn launch(&self, plan: &Plan) -> Result<Launched, LaunchError> {
-        let job = self.build(plan).await?;
+        let Built { job, remarks } = self.build(plan).await?;
+        self.remark(&plan.pool, remarks);
         crash_point("before-post");
         let created = self.cluster.create::<Job>("create a job", &job).await;
         crash_point("after-post");
@@ -208,6 +250,11 @@ impl Launcher for KubernetesLauncher {
     fn cadence(&self) -> Cadence {
         Cadence { busy: Duration::from_secs(1), idle: Duration::from_secs(10) }
     }
+}
+
+/// What is kept here is whole at any time, also where a thread panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a failed call means for a launch, a removal or a listing.
