@@ -30,16 +30,17 @@ pub(crate) use self::{
 };
 
 /// The environment variables in which `bin/test` hands its cluster over: its name, the path of its kubeconfig,
-/// and the path of a file with the URL of its broker as pods reach it.
+/// the path of a file with the URL of its broker as pods reach it, and the tag of the images that it has.
 const CLUSTER: &str = "MAYFLY_CLUSTER";
 const KUBECONFIG: &str = "MAYFLY_TEST_CLUSTER_KUBECONFIG";
 const BROKER_URL_FILE: &str = "MAYFLY_TEST_CLUSTER_BROKER";
+const IMAGE_TAG: &str = "MAYFLY_TEST_CLUSTER_TAG";
 /// What scripts need of our own environment beside `PATH` and `HOME`.
 const PASSED_ON: [&str; 6] =
     ["MAYFLY_CACHE", "CARGO_TARGET_DIR", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", CLUSTER];
 /// No test runs longer than this.
 const TEST_LIMIT: Duration = Duration::from_mins(10);
-/// How long `bin/install` may take; images are built before.
+/// How long `bin/install` may take; images are there.
 const INSTALL_LIMIT: Duration = Duration::from_mins(4);
 /// How long any other script may take.
 pub(crate) const SCRIPT_LIMIT: Duration = Duration::from_mins(2);
@@ -54,6 +55,7 @@ pub(crate) struct Site {
     pub(crate) client: kube::Client,
     kubeconfig: PathBuf,
     broker_url: String,
+    image_tag: String,
     directory: TempDir,
     begun: Instant,
 }
@@ -108,6 +110,7 @@ impl Site {
             client: kubernetes::client(&kubeconfig).await?,
             kubeconfig,
             broker_url: broker_url.trim().to_owned(),
+            image_tag: variable(IMAGE_TAG)?,
             directory: tempfile::Builder::new().prefix("mayfly-test-").tempdir()?,
             begun: Instant::now(),
         };
@@ -125,6 +128,7 @@ impl Site {
     /// `pool` over the pool.
     pub(crate) fn values(&self, pool: &Value, worker: &Value) -> Value {
         let mut values = json!({
+            "image": { "tag": self.image_tag },
             "log": "info,mayfly_worker::message=debug",
             "logFormat": "json",
             "pools": [{
@@ -145,11 +149,12 @@ impl Site {
         values
     }
 
-    /// `bin/install` with these values.
+    /// `bin/install` with these values and the images that `bin/test` has built.
     pub(crate) async fn install(&self, name: &str, values: &Value) -> Result<()> {
         let url = self.file("broker-url", &self.broker_url)?;
         let values = self.file(&format!("{name}.values"), &values.to_string())?;
-        let install = self.script("install").arg("--broker-url-file").arg(url).arg("--values").arg(values);
+        let install = self.script("install").arg("--no-images");
+        let install = install.arg("--broker-url-file").arg(url).arg("--values").arg(values);
         install.run(name, INSTALL_LIMIT).await?.exits_with(0, Duration::ZERO).await
     }
 

@@ -1,6 +1,6 @@
 //! The machines under the cluster: nodes that come, are cut off and die, and processes on them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::{
@@ -62,9 +62,12 @@ impl<'a> Machine<'a> {
         until("node 1 is Ready again", NOTICE_LIMIT, async || Ok(self.ready().await? == "True")).await
     }
 
-    /// Loses it, as in a power cut.
-    pub(crate) async fn kill(&self) -> Result<()> {
-        self.tell(&["kill", "1"]).await
+    /// Loses it as in a power cut: nobody hears of it any more, and nobody is told so. When that was.
+    pub(crate) async fn kill(&self) -> Result<Instant> {
+        self.tell(&["cut", "1"]).await?;
+        let gone = Instant::now();
+        self.tell(&["kill", "1"]).await?;
+        Ok(gone)
     }
 
     /// Removes its object, as a cloud does with a machine that is gone.

@@ -1,6 +1,6 @@
 //! What workers settled, read from their pods' logs as they grow.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::Result;
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
@@ -14,7 +14,7 @@ const READ_LIMIT: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// One worker's log, read from where the last look ended.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Log {
     /// Its container has started, so there is something to read.
     pub has_begun: bool,
@@ -99,6 +99,14 @@ impl Log {
         self.tail.push(text.to_owned());
         let surplus = self.tail.len().saturating_sub(TAIL_LINES);
         self.tail.drain(..surplus);
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = formatter.debug_struct("Log");
+        shown.field("done", &self.done.len()).field("is_whole", &self.is_whole);
+        shown.field("failure", &self.failure.as_ref().map(|(failure, _)| failure)).finish_non_exhaustive()
     }
 }
 

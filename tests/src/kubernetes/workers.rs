@@ -152,7 +152,7 @@ impl Workers {
 
     /// Those whose Job exists and is not over.
     pub fn alive(&self) -> impl Iterator<Item = &Worker> {
-        self.iter().filter(|worker| worker.ended.is_none())
+        self.iter().filter(|worker| worker.outcome.is_none() && !worker.is_gone)
     }
 
     /// The ids of messages that were settled as done, as far as logs could be read.
