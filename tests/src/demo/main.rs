@@ -7,6 +7,7 @@ mod stage;
 mod summary;
 
 use std::{
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use mayfly_service::Shutdown;
 use self::{
     scene::{Act, Scene},
     screen::Screen,
-    stage::{Local, Stage},
+    stage::{Kubernetes, Local, Stage},
     summary::Summary,
 };
 
@@ -41,13 +42,16 @@ enum End {
 #[command(
     name = "bin/demo",
     after_help = "\
-Uses the broker at MAYFLY_BROKER_URL if that is set, else an own RabbitMQ node on free loopback ports.
+Uses the broker at MAYFLY_BROKER_URL if that is set, else an own RabbitMQ node on free loopback ports. In
+Kubernetes the broker is the one that --broker-url-file names, else that of `bin/cluster broker`.
 
 Examples:
   bin/demo                                        200 messages of 1 s
   bin/demo --messages 50 --work 2s --max-workers 3
   bin/demo --start-delay 30s                      as if a node had to be provisioned for each worker
   bin/demo --keep                                 stay afterwards: publish more, look around
+  bin/demo --kubernetes                           in the cluster of bin/cluster up and bin/cluster broker
+  bin/demo --kubernetes --broker-url-file url -- --image-registry registry.example/me
 
 Exit codes: 0 all checks hold, 1 one does not, 130 interrupted."
 )]
@@ -59,7 +63,8 @@ struct Args {
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     work: Duration,
     /// How long a worker waits before it starts, imitating a node that has to be provisioned.
-    #[arg(long, default_value = "3s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// Not in Kubernetes, where a node really has to come.
+    #[arg(long, default_value = "3s", value_name = "DURATION", conflicts_with = "kubernetes", value_parser = humantime::parse_duration)]
     start_delay: Duration,
     /// Most workers at once.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -67,6 +72,18 @@ struct Args {
     /// Stay afterwards, with broker and scaler up, until Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// Play in the cluster of the current kubectl context: install there, publish, look, uninstall.
+    #[arg(long)]
+    kubernetes: bool,
+    /// In Kubernetes: the file that holds RabbitMQ's URL, as pods reach it.
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    broker_url_file: Option<PathBuf>,
+    /// In Kubernetes: the namespace; one that exists stays [default: a new one, removed at the end].
+    #[arg(long, value_name = "NAME", requires = "kubernetes")]
+    namespace: Option<String>,
+    /// In Kubernetes: more for bin/install.
+    #[arg(last = true, value_name = "OPTION", requires = "kubernetes")]
+    install: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -86,13 +103,18 @@ fn main() -> ExitCode {
 
 /// The whole demo, cleaned up however it ends.
 async fn demo(args: &Args) -> Result<ExitCode> {
-    show(args, Local::new()?).await
+    let screen = Screen::new();
+    if args.kubernetes {
+        let stage = Kubernetes::new(args, &screen).await?;
+        Box::pin(show(args, stage, screen)).await
+    } else {
+        show(args, Local::new()?, screen).await
+    }
 }
 
 /// The demo on `stage`, which is struck however it ends; a second signal cuts that short.
-async fn show(args: &Args, mut stage: impl Stage) -> Result<ExitCode> {
+async fn show(args: &Args, mut stage: impl Stage, mut screen: Screen) -> Result<ExitCode> {
     let shutdown = Shutdown::on_signals()?;
-    let mut screen = Screen::new();
     let end = perform(args, &mut stage, &mut screen, &shutdown).await;
     screen.clear();
     if matches!(end, Ok(End::Interrupted)) {
@@ -106,7 +128,7 @@ async fn show(args: &Args, mut stage: impl Stage) -> Result<ExitCode> {
             }
             return Ok(ExitCode::from(INTERRUPTED));
         }
-        struck = stage.strike() => struck,
+        struck = stage.strike(&screen) => struck,
     };
     match (end, struck) {
         (Err(error), Err(left)) => Err(error.context(format!("not all is taken down ({left:#})"))),

@@ -1,5 +1,6 @@
 //! Where the demo plays, as far as everything else needs to know.
 
+mod kubernetes;
 mod local;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -8,7 +9,7 @@ use anyhow::Result;
 use mayfly_tests::ids::Ids;
 use serde_json::Value;
 
-pub(crate) use self::local::Local;
+pub(crate) use self::{kubernetes::Kubernetes, local::Local};
 use crate::{Args, screen::Screen};
 
 /// The pool's name, wherever it plays.
@@ -35,7 +36,7 @@ pub(crate) trait Stage {
     async fn look(&mut self) -> Result<Look>;
 
     /// How many workers run, found without the scaler's help.
-    async fn running(&self) -> Result<usize>;
+    async fn running(&mut self) -> Result<usize>;
 
     /// Stops the scaler; its record stays.
     async fn stop_scaler(&mut self) -> Result<()>;
@@ -59,7 +60,7 @@ pub(crate) trait Stage {
     fn traces(&self) -> String;
 
     /// Takes everything down that was brought up, as far as that came.
-    async fn strike(&mut self) -> Result<()>;
+    async fn strike(&mut self, screen: &Screen) -> Result<()>;
 }
 
 /// What one look showed.
@@ -94,6 +95,8 @@ pub(crate) struct Ending {
     pub(crate) reason: Option<String>,
     /// Whether its Job is Complete, where there is one.
     pub(crate) complete: Option<bool>,
+    /// Whether it had started; if not, it was taken back, or could not be started.
+    pub(crate) started: bool,
 }
 
 /// What is left at the broker.

@@ -223,7 +223,7 @@ impl Stage for Local {
         Ok(Look { page, ..self.workers.look()? })
     }
 
-    async fn running(&self) -> Result<usize> {
+    async fn running(&mut self) -> Result<usize> {
         Ok(self.running_workers().len())
     }
 
@@ -310,7 +310,7 @@ impl Stage for Local {
         }
     }
 
-    async fn strike(&mut self) -> Result<()> {
+    async fn strike(&mut self, _: &Screen) -> Result<()> {
         self.stop_scaler().await?;
         if self.declared && self.node.is_none() {
             self.delete_queues().await.context("queues stay at your broker")?;

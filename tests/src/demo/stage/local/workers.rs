@@ -66,6 +66,7 @@ fn sighting(text: &str) -> Sighting {
                     exit_code: line["exit_code"].as_u64(),
                     reason: line.pointer("/report/reason").and_then(Value::as_str).map(str::to_owned),
                     complete: None,
+                    started: true,
                 });
             }
             Some(_) => {}
@@ -102,7 +103,8 @@ mod tests {
              {{\"event\":\"exit\",\"at\":1700,\"exit_code\":0,\"report\":{{\"reason\":\"idle\"}}}}\n"
         );
         let reason = Some("idle".to_owned());
-        expected.ending = Some(Ending { at: 1700, exit_code: Some(0), reason, complete: None });
+        expected.ending =
+            Some(Ending { at: 1700, exit_code: Some(0), reason, complete: None, started: true });
         assert_eq!(sighting(&lines), expected);
     }
 
