@@ -36,7 +36,7 @@ pub(crate) trait Stage {
     async fn look(&mut self) -> Result<Look>;
 
     /// How many workers run, found without the scaler's help.
-    async fn running(&mut self) -> Result<usize>;
+    async fn running(&self) -> Result<usize>;
 
     /// Stops the scaler; its record stays.
     async fn stop_scaler(&mut self) -> Result<()>;

@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Namespace, Pod},
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams},
@@ -43,6 +46,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long consumers may take to be gone from the broker's books.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
+/// How long workers that are told to end may take.
+const WORKERS_LIMIT: Duration = Duration::from_mins(2);
 /// How long Kubernetes may take to remove the namespace.
 const NAMESPACE_LIMIT: Duration = Duration::from_mins(3);
 /// For how long the cluster may be silent.
@@ -67,8 +72,6 @@ pub(crate) struct Kubernetes {
     looked: Instant,
     /// Whether there can be anything to take down.
     begun: bool,
-    /// Whether there may be workers.
-    manned: bool,
     /// Holds the copy of the kubeconfig, values and ids.
     directory: tempfile::TempDir,
 }
@@ -106,7 +109,6 @@ impl Kubernetes {
             told: BTreeMap::new(),
             looked: Instant::now(),
             begun: false,
-            manned: false,
             directory,
         })
     }
@@ -156,10 +158,26 @@ impl Kubernetes {
 
     /// Deletes the queues, as long as there is a scaler whose settings tell how to reach the broker.
     async fn delete_queues(&self) -> Result<()> {
-        match self.scaler.deployment().await? {
-            Some(scaler) => publisher::delete(&self.pods(), &scaler, &self.name).await,
-            None => Ok(()),
-        }
+        let Some(scaler) = self.scaler.deployment().await? else { return Ok(()) };
+        self.scaler.scale(0).await?;
+        self.end_jobs().await?;
+        publisher::delete(&self.pods(), &scaler, &self.name).await
+    }
+
+    /// Ends workers, and what an interrupted installation may have begun: either would declare the queues
+    /// again. Busy workers finish their message.
+    async fn end_jobs(&self) -> Result<()> {
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &self.namespace);
+        let whose = format!("app.kubernetes.io/instance={}", self.name);
+        let selector = format!("{whose},app.kubernetes.io/component in (declare,worker)");
+        let selector = ListParams::default().labels(&selector);
+        let delete = DeleteParams::background();
+        limited("delete the workers", jobs.delete_collection(&delete, &selector)).await?;
+        eventually("the workers end", WORKERS_LIMIT, async || {
+            let pods = limited("list pods", self.pods().list(&selector)).await?;
+            Ok(pods.items.is_empty().then_some(()))
+        })
+        .await
     }
 
     /// All that is in it goes with it.
@@ -216,7 +234,6 @@ impl Stage for Kubernetes {
 
     async fn publish(&mut self, count: u32) -> Result<Ids> {
         let ids = self.file("published")?;
-        self.manned = true;
         self.script("publish", &[&count.to_string(), "--ids", &ids]).await?;
         self.looked = Instant::now();
         Ok(fs::read_to_string(ids)?.lines().map(str::to_owned).collect())
@@ -236,14 +253,12 @@ impl Stage for Kubernetes {
         }
     }
 
-    async fn running(&mut self) -> Result<usize> {
+    async fn running(&self) -> Result<usize> {
         let selector = ListParams::default().labels(&worker_selector(&self.name));
         let pods = limited("list pods", self.pods().list(&selector)).await?;
         let phase = |pod: &Pod| pod.status.as_ref()?.phase.clone();
         let ended = |pod: &&Pod| matches!(phase(pod).as_deref(), Some("Succeeded" | "Failed"));
-        let running = pods.iter().filter(|pod| !ended(pod)).count();
-        self.manned = running > 0;
-        Ok(running)
+        Ok(pods.iter().filter(|pod| !ended(pod)).count())
     }
 
     async fn stop_scaler(&mut self) -> Result<()> {
@@ -303,21 +318,18 @@ impl Stage for Kubernetes {
         )
     }
 
-    /// The queues go first: workers that are still busy then find no more, and the Secret that the deletion
-    /// needs is still there.
+    /// The queues go before the Secret by which they are reached.
     async fn strike(&mut self, screen: &Screen) -> Result<()> {
         if !self.begun {
             return Ok(());
         }
-        let stopped = self.scaler.scale(0).await;
         let deleted = self.delete_queues().await;
-        let how: &[&str] = if self.manned { &["--now"] } else { &[] };
-        let uninstalled = self.script("uninstall", how).await;
+        let uninstalled = self.script("uninstall", &["--now"]).await;
         let removed = if self.stays { Ok(()) } else { self.remove_namespace().await };
         let left = |what: String| move || format!("{what} may be left");
         deleted.with_context(left(format!("queues {0} and {0}.* at the broker", self.name)))?;
         removed.with_context(left(format!("namespace {}", self.namespace)))?;
-        uninstalled.and(stopped)?;
+        uninstalled?;
         let namespace = if self.stays { String::new() } else { format!(" and namespace {}", self.namespace) };
         screen.say(&format!("gone        release {0}, queues {0} and {0}.*{namespace}", self.name));
         Ok(())

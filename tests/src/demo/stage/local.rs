@@ -223,7 +223,7 @@ impl Stage for Local {
         Ok(Look { page, ..self.workers.look()? })
     }
 
-    async fn running(&mut self) -> Result<usize> {
+    async fn running(&self) -> Result<usize> {
         Ok(self.running_workers().len())
     }
 
