@@ -77,7 +77,7 @@ fn a_burst_is_done_once_while_a_node_comes_late_and_the_scaler_dies() {
             "serials {serials:?}"
         );
         nothing_waits(site).await?;
-        let idle = idle_rate(&requests).await?;
+        let idle = idle_rate(site, &requests).await?;
         site.tell(&format!(
             "requests to the API server: {working:.2}/s with {launched} workers, {idle:.2}/s idle"
         ));
@@ -128,8 +128,14 @@ async fn nothing_waits(site: &Site) -> Result<()> {
     broker.close().await
 }
 
-/// Requests of the idle scaler, by the API server's own count.
-async fn idle_rate(requests: &Requests) -> Result<f64> {
+/// Requests of the scaler from when it has seen the last worker's end, by the API server's own count.
+async fn idle_rate(site: &Site, requests: &Requests) -> Result<f64> {
+    eventually("the scaler has seen all ends", SOON, async || {
+        let status = site.status().await?;
+        let counts = status["counts"].as_object().context("the number of workers is unknown")?;
+        Ok(counts.values().all(|count| count == 0).then_some(()))
+    })
+    .await?;
     let before = requests.read().await?;
     tokio::time::sleep(IDLE).await;
     Ok(requests.read().await?.rate_since(&before))

@@ -12,10 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, api::DeleteParams};
+use mayfly_service::Shutdown;
 use mayfly_tests::{
     Client, Process, Program, eventually,
     ids::Ids,
@@ -80,12 +81,17 @@ pub(crate) fn run(name: &str, body: impl AsyncFnOnce(&Site) -> Result<()>) {
 }
 
 async fn run_on_site(name: &str, body: impl AsyncFnOnce(&Site) -> Result<()>) -> Result<()> {
+    let shutdown = Shutdown::on_signals()?;
     let site = Site::find(name).await?;
     let limited = async {
         let outcome = tokio::time::timeout(TEST_LIMIT, body(&site)).await;
         outcome.unwrap_or_else(|_| Err(anyhow!("the test took longer than {TEST_LIMIT:?}")))
     };
-    let outcome = AssertUnwindSafe(limited).catch_unwind().await;
+    let outcome = tokio::select! {
+        outcome = AssertUnwindSafe(limited).catch_unwind() => outcome,
+        // The scripts that run are ended; what they did goes with the cluster.
+        () = shutdown.stop.cancelled() => bail!("interrupted"),
+    };
     let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("the test panicked")));
     if outcome.is_err() {
         eprintln!("{}", site.report().await);
