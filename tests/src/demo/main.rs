@@ -131,7 +131,7 @@ async fn show(args: &Args, mut stage: impl Stage, mut screen: Screen) -> Result<
         struck = stage.strike(&screen) => struck,
     };
     match (end, struck) {
-        (Err(error), Err(left)) => Err(error.context(format!("not all is taken down ({left:#})"))),
+        (Err(error), Err(left)) => bail!("{error:#}; not all is taken down: {left:#}"),
         (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
         (Ok(End::Checked(true)), Ok(())) => Ok(ExitCode::SUCCESS),
         (Ok(End::Checked(false)), Ok(())) => Ok(ExitCode::FAILURE),

@@ -72,6 +72,8 @@ pub(crate) struct Kubernetes {
     looked: Instant,
     /// Whether there can be anything to take down.
     begun: bool,
+    /// Whether the installation succeeded; if not, it has said why.
+    installed: bool,
     /// Holds the copy of the kubeconfig, values and ids.
     directory: tempfile::TempDir,
 }
@@ -109,6 +111,7 @@ impl Kubernetes {
             told: BTreeMap::new(),
             looked: Instant::now(),
             begun: false,
+            installed: false,
             directory,
         })
     }
@@ -219,6 +222,7 @@ impl Stage for Kubernetes {
         let mut arguments = vec!["--broker-url-file", url_file, "--values", &values];
         arguments.extend(args.install.iter().map(String::as_str));
         self.script("install", &arguments).await?;
+        self.installed = true;
         self.scaler.sees_the_empty_queue().await?;
         screen.say(&format!(
             "queue       {} (quorum, with its retry, suspect and dead-letter queues)",
@@ -282,6 +286,9 @@ impl Stage for Kubernetes {
     }
 
     async fn logs(&self) -> String {
+        if !self.installed {
+            return String::new();
+        }
         let mut parts = vec![self.scaler.logs().await];
         let last = self.workers.iter().max_by_key(|worker| worker.launched);
         parts.extend(

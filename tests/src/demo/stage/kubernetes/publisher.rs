@@ -27,6 +27,10 @@ const RELEASE: &str = "mayfly/release";
 const URL_FILE: &str = "/run/secrets/mayfly/broker-url";
 /// How long it may take, a node for it included.
 const LIMIT: Duration = Duration::from_mins(5);
+/// Why a container waits that is not worth waiting for.
+const HOPELESS: [&str; 3] = ["Image", "Config", "Error"];
+/// How long it is waited for nevertheless: the second try may be better.
+const HOPELESS_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs `mayfly-publisher ARGUMENTS` in a pod that is like the scaler's, and returns its exit code and what
 /// it printed.
@@ -49,15 +53,19 @@ pub(super) async fn inspect(pods: &Api<Pod>, scaler: &Deployment, queues: &[Stri
     let mut arguments = vec!["inspect", "--output", "json"];
     arguments.extend(queues.iter().map(String::as_str));
     let (code, printed) = run(pods, scaler, &arguments).await?;
-    ensure!(code == 0, "the publisher cannot read the queues (exit code {code}): {}", printed.trim());
+    ensure!(code == 0, "the publisher cannot read the queues (exit code {code}): {}", line(&printed));
     remains(&printed).with_context(|| format!("the publisher printed {printed:?}"))
 }
 
 /// Deletes the queue with its companions.
 pub(super) async fn delete(pods: &Api<Pod>, scaler: &Deployment, queue: &str) -> Result<()> {
     let (code, printed) = run(pods, scaler, &["delete", queue, "--with-messages"]).await?;
-    ensure!(code == 0, "the publisher cannot delete the queues (exit code {code}): {}", printed.trim());
+    ensure!(code == 0, "the publisher cannot delete the queues (exit code {code}): {}", line(&printed));
     Ok(())
+}
+
+fn line(printed: &str) -> String {
+    printed.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn remains(printed: &str) -> Option<Remains> {
@@ -128,9 +136,10 @@ async fn ended(pods: &Api<Pod>, name: &str) -> Result<i32> {
         if let Some(end) = state.and_then(|state| state.terminated.as_ref()) {
             return Ok(end.exit_code);
         }
-        if begin.elapsed() > LIMIT {
-            let waits = state.and_then(|state| state.waiting.as_ref()?.reason.as_deref());
-            bail!("pod {name} has not ended within {LIMIT:?} ({})", waits.unwrap_or("no node yet"));
+        let waits = state.and_then(|state| state.waiting.as_ref()?.reason.as_deref());
+        let hopeless = waits.is_some_and(|reason| HOPELESS.iter().any(|word| reason.contains(word)));
+        if begin.elapsed() > if hopeless { HOPELESS_LIMIT } else { LIMIT } {
+            bail!("pod {name} does not get to its end ({})", waits.unwrap_or("no node yet"));
         }
         tokio::time::sleep(PAUSE).await;
     }
