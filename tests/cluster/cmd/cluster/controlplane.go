@@ -95,15 +95,18 @@ func (c *cluster) startControllers(ctx context.Context, control int, client *kub
 }
 
 // corefile answers for the cluster's names and says that there are no others.
-const corefile = `. {
+const corefile = `cluster.local in-addr.arpa {
     bind ADDRESS
     errors
     ready ADDRESS:8181
-    kubernetes cluster.local in-addr.arpa {
+    kubernetes {
         kubeconfig KUBECONFIG CONTEXT
         ttl 1
     }
-    template ANY ANY . {
+}
+. {
+    bind ADDRESS
+    template ANY ANY {
         rcode NXDOMAIN
     }
 }
