@@ -38,6 +38,8 @@ func root() *cobra.Command {
 		Short:         "A real Kubernetes on this machine, without Docker and without a virtual machine",
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		// --name counts also before commands that leave their flags to somebody else.
+		TraverseChildren: true,
 	}
 	all.PersistentFlags().StringVar(&name, "name", name, "which cluster, also by MAYFLY_CLUSTER; several may run side by side")
 	// on makes what a command does from a method of the cluster.
