@@ -157,7 +157,8 @@ impl Site {
 
     /// `bin/install` with these values and the images that `bin/test` has built.
     pub(crate) async fn install(&self, name: &str, values: &Value) -> Result<()> {
-        let url = self.file("broker-url", &self.broker_url)?;
+        // A lost peer is noticed in some ten seconds.
+        let url = self.file("broker-url", &format!("{}?heartbeat=5", self.broker_url))?;
         let values = self.file(&format!("{name}.values"), &values.to_string())?;
         let install = self.script("install").arg("--no-images");
         let install = install.arg("--broker-url-file").arg(url).arg("--values").arg(values);
