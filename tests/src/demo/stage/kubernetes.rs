@@ -1,6 +1,7 @@
 //! In the current Kubernetes context: what people use (`bin/install`, `bin/publish`, `bin/uninstall`) in a
 //! namespace of its own, seen through the API server.
 
+mod broker;
 mod place;
 mod publisher;
 mod scaler;
@@ -22,6 +23,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, ListParams},
 };
+use mayfly_broker::{BrokerArgs, BrokerUrl};
 use mayfly_tests::{
     ids::Ids,
     kubernetes::{self, Outcome, Worker, Workers, worker_selector},
@@ -57,6 +59,7 @@ const SILENCE_LIMIT: Duration = Duration::from_mins(1);
 pub(crate) struct Kubernetes {
     place: Place,
     url_file: UrlFile,
+    url: BrokerUrl,
     client: Client,
     scripts: Scripts,
     /// Of the release and of the queue.
@@ -93,6 +96,8 @@ impl Kubernetes {
         };
         let given = args.broker_url_file.as_ref().map(readable).transpose()?;
         let url_file = UrlFile::choose(&place.context, given, place::own_url_file)?;
+        let url = BrokerArgs { broker_url_file: Some(url_file.path.clone()), broker_url_env: String::new() };
+        let url = url.load()?;
         let client = kubernetes::client(&place.kubeconfig).await?;
         let name = unique_name();
         let namespace = args.namespace.clone().unwrap_or_else(|| name.clone());
@@ -105,6 +110,7 @@ impl Kubernetes {
             workers: Workers::new(&client, &namespace, &name),
             place,
             url_file,
+            url,
             client,
             name,
             namespace,
@@ -205,19 +211,15 @@ impl Stage for Kubernetes {
     const PATIENCE: Duration = Duration::from_mins(10);
 
     async fn build_up(&mut self, args: &Args, screen: &Screen) -> Result<()> {
-        let whose = match &self.url_file {
-            UrlFile::Given(path) => format!("the one of {}", path.display()),
-            UrlFile::OfCluster(path) => {
-                format!("the one of bin/cluster broker ({})", path.display())
-            }
-        };
-        screen.say(&format!("broker      {whose}"));
+        let UrlFile { path, cluster } = &self.url_file;
+        let whose = if cluster.is_some() { "bin/cluster broker" } else { "--broker-url-file" };
+        screen.say(&format!("broker      {}, by {whose} ({})", self.url.endpoint(), path.display()));
         let stays = if self.stays { " (it is there, and stays)" } else { "" };
         screen.say(&format!("namespace   {}{stays}", self.namespace));
         screen.say("install     bin/install; the first build of the images takes some minutes");
         let values = self.file("values.json")?;
         fs::write(&values, serde_json::to_vec_pretty(&self.values(args))?)?;
-        let url_file = self.url_file.path().to_str().context("the broker url file's name is not UTF-8")?;
+        let url_file = self.url_file.path.to_str().context("the broker url file's name is not UTF-8")?;
         self.begun = true;
         let mut arguments = vec!["--broker-url-file", url_file, "--values", &values];
         arguments.extend(args.install.iter().map(String::as_str));
@@ -278,7 +280,10 @@ impl Stage for Kubernetes {
         let scaler = self.scaler.deployment().await?.context("the scaler's Deployment is gone")?;
         let end = Instant::now() + SETTLE_LIMIT;
         loop {
-            let remains = publisher::inspect(&self.pods(), &scaler, &queues(&self.name)).await?;
+            let remains = match &self.url_file.cluster {
+                Some(cluster) => broker::remains(&self.scripts, cluster, &self.name).await?,
+                None => publisher::inspect(&self.pods(), &scaler, &queues(&self.name)).await?,
+            };
             if remains.is_nothing() || Instant::now() > end {
                 return Ok(remains);
             }

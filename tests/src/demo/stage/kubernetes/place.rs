@@ -20,13 +20,12 @@ pub(super) struct Place {
     pub(super) kubeconfig: PathBuf,
 }
 
-/// Where the broker's URL comes from.
+/// The file that holds the broker's URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum UrlFile {
-    /// From `--broker-url-file`.
-    Given(PathBuf),
-    /// Written by `bin/cluster broker`.
-    OfCluster(PathBuf),
+pub(super) struct UrlFile {
+    pub(super) path: PathBuf,
+    /// The cluster whose own broker that is, if `bin/cluster broker` wrote it.
+    pub(super) cluster: Option<String>,
 }
 
 // === impl Place ===
@@ -60,48 +59,49 @@ impl UrlFile {
         own: impl FnOnce(&str) -> Option<PathBuf>,
     ) -> Result<Self> {
         let cluster = context.strip_prefix(OWN_CONTEXT).filter(|name| !name.is_empty());
+        let own = cluster.and_then(own);
         match (given, cluster) {
-            (Some(file), _) => Ok(Self::Given(file)),
-            (None, Some(cluster)) => own(cluster).map(Self::OfCluster).with_context(|| {
-                format!(
-                    "cluster {cluster} has no broker (next: bin/cluster --name {cluster} broker, or give the \
-                     file that holds another one's URL: --broker-url-file FILE)"
-                )
-            }),
+            (given, Some(cluster)) if own.is_some() && (given.is_none() || given == own) => {
+                Ok(Self { path: own.unwrap_or_default(), cluster: Some(cluster.to_owned()) })
+            }
+            (Some(path), _) => Ok(Self { path, cluster: None }),
+            (None, Some(cluster)) => bail!(
+                "cluster {cluster} has no broker (next: bin/cluster --name {cluster} broker, or give the file \
+                 that holds another one's URL: --broker-url-file FILE)"
+            ),
             (None, None) => bail!(
                 "--broker-url-file is missing: the broker of context {context} is not known (next: write \
                  RabbitMQ's URL, as pods reach it, to a file and give that)"
             ),
         }
     }
-
-    pub(super) fn path(&self) -> &Path {
-        match self {
-            Self::Given(path) | Self::OfCluster(path) => path,
-        }
-    }
 }
 
 /// Where `bin/cluster broker` writes the URL of cluster `name`'s own broker; `None` if there is none.
 pub(super) fn own_url_file(name: &str) -> Option<PathBuf> {
-    let _ = name;
-    None
+    let cache = PathBuf::from(std::env::var_os("MAYFLY_CACHE")?);
+    fs::canonicalize(cache.join("clusters").join(name).join("broker-url")).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn choose(context: &str, given: Option<&str>, own: Option<&str>) -> Result<UrlFile, String> {
+    /// The file, and whose own broker it is.
+    fn choose(context: &str, given: Option<&str>, own: Option<&str>) -> Result<(String, String), String> {
         let chosen = UrlFile::choose(context, given.map(Into::into), |_| own.map(Into::into));
-        chosen.map_err(|error| error.to_string())
+        let told = |file: UrlFile| (file.path.display().to_string(), file.cluster.unwrap_or_default());
+        chosen.map(told).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_given_file_counts_before_the_clusters_own() {
-        assert_eq!(choose("mayfly-a", Some("f"), Some("own")), Ok(UrlFile::Given("f".into())));
-        assert_eq!(choose("work", Some("f"), None), Ok(UrlFile::Given("f".into())));
-        assert_eq!(choose("mayfly-a", None, Some("own")), Ok(UrlFile::OfCluster("own".into())));
+        let file = |path: &str, cluster: &str| Ok((path.to_owned(), cluster.to_owned()));
+        assert_eq!(choose("mayfly-a", Some("f"), Some("own")), file("f", ""));
+        assert_eq!(choose("mayfly-a", Some("own"), Some("own")), file("own", "a"));
+        assert_eq!(choose("mayfly-a", None, Some("own")), file("own", "a"));
+        assert_eq!(choose("mayfly-a", Some("f"), None), file("f", ""));
+        assert_eq!(choose("work", Some("own"), Some("own")), file("own", ""));
     }
 
     #[test]

@@ -15,6 +15,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long a script that is asked to stop may take to clean up.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long one that answers a question may take.
+const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+
 /// How to run them.
 #[derive(Debug)]
 pub(super) struct Scripts {
@@ -42,6 +45,23 @@ impl Scripts {
         let status = running.ended().await?;
         ensure!(status.success(), "bin/{name} ended with {status}, see above");
         Ok(())
+    }
+
+    /// Runs one that only answers a question, and returns the answer.
+    pub(super) async fn output(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = tokio::process::Command::new(self.directory.join(name));
+        command
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true);
+        let what = || format!("bin/{name} {}", arguments.join(" "));
+        let output = tokio::time::timeout(ANSWER_LIMIT, command.output()).await;
+        let output = output.with_context(|| format!("{} took longer than {ANSWER_LIMIT:?}", what()))??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} ended with {}: {}", what(), output.status, said.trim());
+        Ok(String::from_utf8(output.stdout)?)
     }
 }
 
