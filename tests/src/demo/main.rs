@@ -103,19 +103,25 @@ fn main() -> ExitCode {
 
 /// The whole demo, cleaned up however it ends.
 async fn demo(args: &Args) -> Result<ExitCode> {
+    let shutdown = Shutdown::on_signals()?;
     let screen = Screen::new();
-    if args.kubernetes {
-        let stage = Kubernetes::new(args, &screen).await?;
-        Box::pin(show(args, stage, screen)).await
-    } else {
-        show(args, Local::new()?, screen).await
+    if !args.kubernetes {
+        return show(args, Local::new()?, screen, &shutdown).await;
+    }
+    match shutdown.stop.run_until_cancelled(Kubernetes::new(args, &screen)).await {
+        Some(stage) => Box::pin(show(args, stage?, screen, &shutdown)).await,
+        None => Ok(ExitCode::from(INTERRUPTED)),
     }
 }
 
 /// The demo on `stage`, which is struck however it ends; a second signal cuts that short.
-async fn show(args: &Args, mut stage: impl Stage, mut screen: Screen) -> Result<ExitCode> {
-    let shutdown = Shutdown::on_signals()?;
-    let end = perform(args, &mut stage, &mut screen, &shutdown).await;
+async fn show(
+    args: &Args,
+    mut stage: impl Stage,
+    mut screen: Screen,
+    shutdown: &Shutdown,
+) -> Result<ExitCode> {
+    let end = perform(args, &mut stage, &mut screen, shutdown).await;
     screen.clear();
     if matches!(end, Ok(End::Interrupted)) {
         screen.say(&format!("interrupted: {}", stage.farewell()));

@@ -6,6 +6,7 @@ mod place;
 mod publisher;
 mod scaler;
 mod script;
+mod teardown;
 
 use std::{
     collections::BTreeMap,
@@ -15,14 +16,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::{
-    batch::v1::Job,
-    core::v1::{Namespace, Pod},
-};
-use kube::{
-    Api, Client,
-    api::{DeleteParams, ListParams},
-};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{Api, Client, api::ListParams};
 use mayfly_broker::{BrokerArgs, BrokerUrl};
 use mayfly_tests::{
     ids::Ids,
@@ -48,10 +43,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long consumers may take to be gone from the broker's books.
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-/// How long workers that are told to end may take.
-const WORKERS_LIMIT: Duration = Duration::from_mins(2);
-/// How long Kubernetes may take to remove the namespace.
-const NAMESPACE_LIMIT: Duration = Duration::from_mins(3);
 /// For how long the cluster may be silent.
 const SILENCE_LIMIT: Duration = Duration::from_mins(1);
 
@@ -163,44 +154,6 @@ impl Kubernetes {
             *told = worker.log.done.len();
         }
         Ok(look)
-    }
-
-    /// Deletes the queues, as long as there is a scaler whose settings tell how to reach the broker.
-    async fn delete_queues(&self) -> Result<()> {
-        let Some(scaler) = self.scaler.deployment().await? else { return Ok(()) };
-        self.scaler.scale(0).await?;
-        self.end_jobs().await?;
-        publisher::delete(&self.pods(), &scaler, &self.name).await
-    }
-
-    /// Ends workers, and what an interrupted installation may have begun: either would declare the queues
-    /// again. Busy workers finish their message.
-    async fn end_jobs(&self) -> Result<()> {
-        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &self.namespace);
-        let whose = format!("app.kubernetes.io/instance={}", self.name);
-        let selector = format!("{whose},app.kubernetes.io/component in (declare,worker)");
-        let selector = ListParams::default().labels(&selector);
-        let delete = DeleteParams::background();
-        limited("delete the workers", jobs.delete_collection(&delete, &selector)).await?;
-        eventually("the workers end", WORKERS_LIMIT, async || {
-            let pods = limited("list pods", self.pods().list(&selector)).await?;
-            Ok(pods.items.is_empty().then_some(()))
-        })
-        .await
-    }
-
-    /// All that is in it goes with it.
-    async fn remove_namespace(&self) -> Result<()> {
-        let namespaces = namespaces(&self.client);
-        if limited("look for the namespace", namespaces.get_opt(&self.namespace)).await?.is_none() {
-            return Ok(());
-        }
-        limited("delete the namespace", namespaces.delete(&self.namespace, &DeleteParams::default())).await?;
-        eventually("the namespace is gone", NAMESPACE_LIMIT, async || {
-            let found = limited("look for the namespace", namespaces.get_opt(&self.namespace)).await?;
-            Ok(found.is_none().then_some(()))
-        })
-        .await
     }
 }
 
@@ -326,7 +279,8 @@ impl Stage for Kubernetes {
         let context = &self.place.context;
         format!(
             "release {name} in namespace {namespace} of context {context} (bin/uninstall --now --namespace \
-             {namespace} --release {name}), queues {name} and {name}.* at the broker"
+             {namespace} --release {name}), queues {name} and {name}.* at the broker (mayfly-publisher delete \
+             {name} --with-messages)"
         )
     }
 

@@ -39,7 +39,11 @@ impl Place {
         let Some(context) = config.current_context.clone().filter(|context| !context.is_empty()) else {
             bail!("kubectl has no current context ({next})");
         };
+        // No more credentials than needed.
         config.contexts.retain(|known| known.name == context);
+        let chosen = config.contexts.iter().find_map(|known| known.context.clone()).unwrap_or_default();
+        config.clusters.retain(|cluster| cluster.name == chosen.cluster);
+        config.auth_infos.retain(|user| Some(&user.name) == chosen.user.as_ref());
         let kubeconfig = directory.join("kubeconfig");
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&kubeconfig)?;
         // JSON is YAML.
