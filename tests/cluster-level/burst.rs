@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use mayfly_tests::{
     eventually, ids,
     kubernetes::{Outcome, Phase, Workers},
@@ -41,7 +41,7 @@ fn a_burst_is_done_once_while_a_node_comes_late_and_the_scaler_dies() {
         // The cloud takes its time; the third waits, and nobody else.
         tokio::time::sleep(NODE_DELAY).await;
         workers.look().await?;
-        ensure!(workers.iter().count() == 3, "launched while one waits: {workers:?}");
+        ensure!(workers.iter().count() == 3, "launched while one waits:\n{workers}");
         node.start().await?;
         site.tell("the new node is there");
         let on_new_node = |workers: &Workers| {
@@ -113,7 +113,7 @@ pub(crate) async fn look_until(
         Ok(condition(workers).then_some(()))
     })
     .await;
-    outcome.with_context(|| format!("{workers:?}"))
+    outcome.map_err(|error| anyhow!("{error:#}\n{workers}"))
 }
 
 /// The broker holds no message and no consumer of ours.

@@ -35,7 +35,9 @@ fn a_node_that_is_cut_off_or_lost_under_a_busy_worker_costs_no_message() {
             "resources": { "requests": { "cpu": room } },
         });
         let pool = json!({ "max_workers": WORKERS, "launch_interval": "1s" });
-        site.install("install", &site.values(&pool, &worker)).await?;
+        let mut values = site.values(&pool, &worker);
+        values["scaler"] = json!({ "nodeSelector": { "kubernetes.io/hostname": "node-0" } });
+        site.install("install", &values).await?;
         let watcher = site.watcher().await?;
         let mut workers = site.workers();
 
@@ -44,7 +46,7 @@ fn a_node_that_is_cut_off_or_lost_under_a_busy_worker_costs_no_message() {
             workers.alive().filter(|worker| worker.phase == Phase::Ready).count() == WORKERS
         };
         look_until(&mut workers, "all workers are ready", SOON, all_busy).await?;
-        ensure!(on_node_one(&workers).is_some(), "no worker is on node 1: {workers:?}");
+        ensure!(on_node_one(&workers).is_some(), "no worker is on node 1:\n{workers}");
 
         site.tell("cutting node 1 off");
         node.cut().await?;

@@ -169,6 +169,20 @@ impl Workers {
     }
 }
 
+impl fmt::Display for Workers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for worker in self.iter() {
+            let Worker { name, phase, outcome, reason, exit_code, log, .. } = worker;
+            let node = worker.node.as_deref().unwrap_or("no node");
+            writeln!(
+                formatter,
+                "{name} on {node}: {phase}, {outcome:?}, {reason:?}, {exit_code:?}, {log:?}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
 // === impl Worker ===
 
 impl Worker {
