@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mayfly_tests::{
-    eventually, ids,
+    Signal, eventually, ids,
     ids::Ids,
     kubernetes::{Outcome, Workers},
 };
@@ -99,13 +99,15 @@ async fn uninstall_now_gives_back(site: &Site, workers: &mut Workers) -> Result<
     let published = site.publish(60).await?;
     let before = workers.done();
     // Workers' own words, to the last; the pods will be gone.
-    let logs = site.script("logs").arg("workers").spawn("logs-workers")?;
+    let mut logs = site.script("logs").arg("workers").spawn("logs-workers")?;
     look_until(workers, "three workers are busy", SOON, |workers| {
         workers.alive().filter(|worker| !worker.log.done.is_empty()).count() == 3
     })
     .await?;
     let uninstall = site.script("uninstall").arg("--now");
     uninstall.run("uninstall-now", SCRIPT_LIMIT).await?.exits_with(0, Duration::ZERO).await?;
+    logs.signal(Signal::TERM)?;
+    logs.exits_with(130, SOON).await?;
     let done = done_in(&logs.stdout()?);
     let (broker, _forward) = site.broker().await?;
     let waiting = broker.depth(&site.namespace).await?.ready as usize;
