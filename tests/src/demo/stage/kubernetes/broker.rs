@@ -45,7 +45,7 @@ fn judge(name: &str, queues: &[QueueReport], connections: &[ConnectionReport]) -
         ready: ours.iter().map(|queue| queue.ready).sum(),
         consumers: ours.iter().map(|queue| queue.consumers).sum(),
         unacked: Some(ours.iter().map(|queue| queue.unacked).sum()),
-        // A worker's is named like its Job, the scaler's ends with the instance.
+        // The names of all of ours hold the instance's.
         connections: Some(connections.iter().filter(|connection| connection.name.contains(name)).count()),
     }
 }
@@ -62,7 +62,7 @@ mod tests {
         let queues = json!([queue("d", 1), queue("d.dead", 0), queue("dd", 5), queue("other.d", 7)]);
         let connection = |name: &str| json!({ "client_properties": [["connection_name", "longstr", name]], "user": "u", "state": "running" });
         let connections =
-            json!([connection("d-demo-0000-1"), connection("mayfly-scaler d"), connection("x")]);
+            json!([connection("mayfly-worker d-demo-1"), connection("mayfly-scaler d"), connection("x")]);
         let queues: Vec<_> = serde_json::from_value(queues).unwrap();
         let connections: Vec<_> = serde_json::from_value(connections).unwrap();
         let expected = Remains { queues: 2, ready: 2, consumers: 0, unacked: Some(1), connections: Some(2) };
