@@ -204,7 +204,7 @@ impl Worker {
         self.outcome = facts::outcome(job);
         self.phase = self.phase_of(job, pod);
         if self.phase == Phase::Ended && self.ended.is_none() {
-            self.ended = Some(facts::milliseconds(facts::end_of(job)));
+            self.ended = facts::end_of(job).map(|time| facts::milliseconds(Some(time)));
         }
     }
 
@@ -337,6 +337,17 @@ mod tests {
         assert_eq!(worker.outcome, Some(Outcome::Complete));
         assert_eq!((worker.exit_code, worker.reason.as_deref()), (Some(0), Some("idle")));
         assert_eq!(worker.ended, Some(1_767_225_605_000));
+    }
+
+    #[test]
+    fn a_pod_that_is_over_before_its_job_says_so_gives_no_time_of_the_end() {
+        let over = pod(&json!({ "phase": "Failed" }));
+        let mut worker = worker(&job(&json!([])), std::slice::from_ref(&over));
+        assert_eq!((&worker.phase, worker.ended), (&Phase::Ended, None));
+        let failed = job(&json!([condition("Failed", "True", "BackoffLimitExceeded")]));
+        let (failed, over) = (serde_json::from_value(failed).unwrap(), serde_json::from_value(over).unwrap());
+        worker.learn(&failed, Some(&over));
+        assert_eq!(worker.ended, Some(1_767_225_609_000));
     }
 
     #[test]
