@@ -53,10 +53,10 @@ pub struct Cluster {
 pub enum ConnectError {
     /// No configuration.
     #[error(
-        "no Kubernetes cluster is known: this is no pod with a service account, and there is no usable \
-         kubeconfig (KUBECONFIG, or ~/.kube/config)"
+        "no Kubernetes cluster is known ({0}); run in a pod with a service account, or give a kubeconfig \
+         (KUBECONFIG, or ~/.kube/config)"
     )]
-    Unconfigured(#[source] kube::config::InferConfigError),
+    Unconfigured(Box<kube::config::InferConfigError>),
     /// A configuration that cannot be used.
     #[error("the Kubernetes client cannot be set up")]
     Unusable(#[source] kube::Error),
@@ -88,7 +88,7 @@ impl Cluster {
     /// # Errors
     /// When neither is configured.
     pub async fn infer(namespace: Option<&str>) -> Result<Self, ConnectError> {
-        let config = kube::Config::infer().await.map_err(ConnectError::Unconfigured)?;
+        let config = kube::Config::infer().await.map_err(|error| ConnectError::Unconfigured(error.into()))?;
         Self::configured(config, namespace)
     }
 
@@ -221,7 +221,11 @@ impl Cluster {
     }
 
     async fn send<T: DeserializeOwned>(&self, request: Request<Vec<u8>>) -> Result<T, CallError> {
-        let unanswered = |error: kube::Error| CallError::Unanswered(error.into());
+        // The client's errors repeat their causes; the cause itself is told once.
+        let unanswered = |error: kube::Error| match error {
+            kube::Error::Service(cause) => CallError::Unanswered(cause),
+            other => CallError::Unanswered(other.into()),
+        };
         if let Some(left) = self.busy_for() {
             return Err(CallError::Busy(left));
         }

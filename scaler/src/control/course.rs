@@ -125,6 +125,8 @@ impl Decider<'_> {
                 by: self.me.to_owned(),
             };
             state.next_serial += 1;
+            // This launch is the next try; it tells whether there is room now.
+            state.at_capacity = None;
             state.intents.push(intent.clone());
             course.posts.push(self.plan(pool, &intent, &course.record));
         }

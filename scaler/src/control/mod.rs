@@ -21,7 +21,7 @@ use crate::{
     policy::{
         Decision, Fact, Memory, Observation, Phase, QueueFacts, Worker, decide, judge, remember, share,
     },
-    state::StateStore,
+    state::{StateError, StateStore},
     status::Status,
     time::{Clock, Time},
 };
@@ -183,7 +183,9 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         } else {
             None
         };
-        if now >= due.listing {
+        // Where the state gets no answer, the workers get none either: that is told first.
+        let hangs = matches!(stored, Some(Err(StateError::Deadline(_))));
+        if now >= due.listing && !hangs {
             let listed = actor.launcher.list(Look::Routine, now).await;
             view.workers = match listed {
                 Ok(value) => Fact::Known { value, at: now },
@@ -213,7 +215,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         if view.workers.known().is_some() && view.record.known().is_some() {
             readiness.set();
         }
-        if now >= self.due.listing {
+        if now >= self.due.listing && !hangs {
             let cadence = self.actor.launcher.cadence();
             self.due.listing = now + if self.is_busy() { cadence.busy } else { cadence.idle };
         }
