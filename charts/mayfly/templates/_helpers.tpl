@@ -1,0 +1,145 @@
+{{/* Names everything. */}}
+{{- define "mayfly.instance" -}}
+{{- .Values.instance | default .Release.Name -}}
+{{- end -}}
+
+{{/* The Secret that holds the broker's URL. */}}
+{{- define "mayfly.brokerSecret" -}}
+{{- .Values.broker.existingSecret | default (printf "%s-broker" (include "mayfly.instance" .)) -}}
+{{- end -}}
+
+{{/* Labels of what Helm owns. Takes root and component. */}}
+{{- define "mayfly.labels" -}}
+{{ include "mayfly.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+mayfly/release: {{ .root.Release.Name }}
+{{- end -}}
+
+{{/* Labels that tell a component's pods from all others. Takes root and component. */}}
+{{- define "mayfly.selectorLabels" -}}
+app.kubernetes.io/name: mayfly
+app.kubernetes.io/instance: {{ include "mayfly.instance" .root }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* An image of ours. Takes root and program. */}}
+{{- define "mayfly.image" -}}
+{{- $image := .root.Values.image -}}
+{{- $repository := get $image.repositories .program -}}
+{{- if $image.registry -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" $image.registry) $repository -}}
+{{- end -}}
+{{- printf "%s:%s" $repository ($image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+
+{{- define "mayfly.pullSecrets" -}}
+{{- with .Values.image.pullSecrets -}}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* What Pod Security's level "restricted" asks for, and no writable root. */}}
+{{- define "mayfly.podSecurityContext" -}}
+runAsNonRoot: true
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+{{- define "mayfly.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* The broker's URL as a file: it stands in no environment and on no command line. */}}
+{{- define "mayfly.brokerVolume" -}}
+name: mayfly-broker
+secret:
+  secretName: {{ include "mayfly.brokerSecret" . }}
+  items:
+    - key: {{ .Values.broker.secretKey }}
+      path: broker-url
+{{- end -}}
+{{- define "mayfly.brokerMount" -}}
+name: mayfly-broker
+mountPath: /run/secrets/mayfly
+readOnly: true
+{{- end -}}
+
+{{/* A whole number as such (Helm reads numbers as floating point), anything else as text. */}}
+{{- define "mayfly.scalar" -}}
+{{- if kindIs "float64" . -}}
+{{- int64 . -}}
+{{- else if kindIs "string" . -}}
+{{- . | quote -}}
+{{- else -}}
+{{- . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The scaler's configuration. Only what is given: defaults are the scaler's. */}}
+{{- define "mayfly.config" -}}
+{{- $instance := include "mayfly.instance" . -}}
+instance: {{ $instance }}
+check_interval: {{ .Values.check_interval }}
+broker:
+  url_file: /run/secrets/mayfly/broker-url
+launcher:
+  kubernetes:
+    namespace: {{ .Release.Namespace }}
+{{- if not (kindIs "invalid" .Values.quota) }}
+quota: {{ include "mayfly.scalar" .Values.quota }}
+{{- end }}
+pools:
+{{- range .Values.pools }}
+  - name: {{ .name }}
+    queues:
+      - name: {{ .queue | default .name | quote }}
+{{- range $key, $value := omit . "name" "queue" "declare" "worker" }}
+    {{ $key }}: {{ include "mayfly.scalar" $value }}
+{{- end }}
+    worker:
+      template: {{ printf "%s-%s" $instance .name }}
+{{- end }}
+{{- end -}}
+
+{{/* What values.schema.json cannot say. */}}
+{{- define "mayfly.check" -}}
+{{- $instance := include "mayfly.instance" . -}}
+{{- if and .Values.broker.url .Values.broker.existingSecret -}}
+{{- fail "broker: give url or existingSecret, not both" -}}
+{{- end -}}
+{{- if not (or .Values.broker.url .Values.broker.existingSecret) -}}
+{{- fail "broker: RabbitMQ's URL is missing; set broker.existingSecret (the name of a Secret with the key broker-url) or broker.url" -}}
+{{- end -}}
+{{- $names := dict -}}
+{{- $queues := dict -}}
+{{- range .Values.pools -}}
+{{- if hasKey $names .name -}}
+{{- fail (printf "pools: %q is the name of two pools" .name) -}}
+{{- end -}}
+{{- $_ := set $names .name true -}}
+{{- $queue := .queue | default .name -}}
+{{- if hasKey $queues $queue -}}
+{{- fail (printf "pools: queue %q is in two pools, %q and %q" $queue (get $queues $queue) .name) -}}
+{{- end -}}
+{{- $_ := set $queues $queue .name -}}
+{{- if gt (add (len $instance) (len .name)) 40 -}}
+{{- fail (printf "pools: instance %q and pool %q have more than 40 characters together; Job names hold no more" $instance .name) -}}
+{{- end -}}
+{{- if and .worker.handler.exec (not .worker.image) -}}
+{{- fail (printf "pools: pool %q runs a command, so it needs worker.image, an image with that command and mayfly-worker in it (README.md, \"Your image\")" .name) -}}
+{{- end -}}
+{{- $pool := .name -}}
+{{- range .worker.env -}}
+{{- if has .name (list "MAYFLY_INSTANCE" "MAYFLY_POOL" "MAYFLY_SERIAL" "MAYFLY_SLOT" "MAYFLY_SERVICE_TIME_HINT" "MAYFLY_STATUS_FILE" "MAYFLY_START_DELAY" "MAYFLY_BROKER_URL_FILE" "MAYFLY_QUEUE" "MAYFLY_DECLARE" "MAYFLY_ADMIN_LISTEN" "MAYFLY_GRACE") -}}
+{{- fail (printf "pools: %s of pool %q is set by the chart or the scaler" .name $pool) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
