@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ import (
 const (
 	brokerImage = "mayfly.test/rabbitmq:4"
 	// brokerRecipe is raised when the same root file system becomes another image.
-	brokerRecipe = "1"
+	brokerRecipe = "2"
 	// Where bin/cluster keeps the root file system.
 	brokerRootVariable = "MAYFLY_BROKER_ROOT"
 )
@@ -70,7 +71,6 @@ spec:
       nodeSelector: { kubernetes.io/hostname: node-0 }
       enableServiceLinks: false
       automountServiceAccountToken: false
-      securityContext: { runAsUser: 101, runAsGroup: 102, fsGroup: 102 }
       containers:
         - name: rabbitmq
           image: IMAGE
@@ -128,13 +128,21 @@ func (c *cluster) broker(ctx context.Context) error {
 		return err
 	}
 	place := c.path("broker-url")
-	if _, err := os.Stat(place); errors.Is(err, fs.ErrNotExist) {
+	password, err := brokerPassword(place)
+	if err != nil {
+		return err
+	}
+	if password == "" {
 		if err := c.loadImages(ctx, []string{archive}, 0); err != nil {
 			return err
 		}
-		if err := c.startBroker(ctx, place); err != nil {
+		if password, err = newBrokerPassword(place); err != nil {
 			return err
 		}
+	}
+	objects := strings.NewReplacer("PASSWORD", password, "IMAGE", brokerImage).Replace(brokerObjects)
+	if err := c.kubectlRun(ctx, objects, "apply", "--filename=-"); err != nil {
+		return err
 	}
 	if err := c.kubectlRun(ctx, "", "--namespace=rabbitmq", "rollout", "status", "deployment/rabbitmq", "--timeout="+startLimit.String()); err != nil {
 		return fmt.Errorf("RabbitMQ does not start: %w", err)
@@ -144,24 +152,40 @@ func (c *cluster) broker(ctx context.Context) error {
 	return nil
 }
 
-// startBroker makes the objects, and then the file with the URL.
-func (c *cluster) startBroker(ctx context.Context, place string) error {
+// brokerPassword reads the password from the file with the URL; empty if there is none yet.
+func brokerPassword(place string) (string, error) {
+	text, err := os.ReadFile(place)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	address, err := url.Parse(strings.TrimSpace(string(text)))
+	if err != nil {
+		return "", fmt.Errorf("%s holds no URL: remove it, and run this again", place)
+	}
+	password, _ := address.User.Password()
+	return password, nil
+}
+
+// newBrokerPassword writes the file with the URL. It comes before the broker, so that whoever goes on after a killed
+// run knows what the broker was told.
+func newBrokerPassword(place string) (string, error) {
 	password := randomWord()
-	objects := strings.NewReplacer("PASSWORD", password, "IMAGE", brokerImage).Replace(brokerObjects)
-	if err := c.kubectlRun(ctx, objects, "apply", "--filename=-"); err != nil {
-		return err
+	address := "amqp://mayfly:" + password + "@rabbitmq.rabbitmq.svc:5672/%2f\n"
+	if err := replaceFile(place, []byte(address), 0o600); err != nil {
+		return "", err
 	}
-	url := "amqp://mayfly:" + password + "@rabbitmq.rabbitmq.svc:5672/%2f\n"
-	if err := os.WriteFile(place, []byte(url), 0o600); err != nil {
-		return err
-	}
-	return giveToUser(place)
+	return password, giveToUser(place)
 }
 
 // kubectlRun runs kubectl to its end.
 func (c *cluster) kubectlRun(ctx context.Context, input string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit+10*time.Second)
+	defer cancel()
 	command := exec.CommandContext(ctx, c.tool("kubectl"), args...)
-	command.Env = append(os.Environ(), "KUBECONFIG="+c.path("kubeconfig"))
+	command.Env = append(os.Environ(), c.kubectlEnvironment()...)
 	command.Stdin = strings.NewReader(input)
 	if output, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("kubectl %s: %s: %w", strings.Join(args, " "), strings.TrimSpace(string(output)), err)
@@ -200,8 +224,18 @@ func (c *cluster) brokerArchive(ctx context.Context) (string, error) {
 	if output, err := exec.CommandContext(ctx, "tar", append(args, ".")...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot pack %s: %s: %w", root, strings.TrimSpace(string(output)), err)
 	}
-	if err := writeImage(archive, brokerImage, layer, imageConfig{Entrypoint: []string{"/bin/sh"}}); err != nil {
+	if err := writeImage(archive, brokerImage, layer, imageConfig{User: "rabbitmq", Entrypoint: []string{"/bin/sh"}}); err != nil {
 		return "", err
+	}
+	// Clusters that use a former one have links to it.
+	all, err := filepath.Glob(filepath.Join(filepath.Dir(archive), "*.tar"))
+	if err != nil {
+		return "", err
+	}
+	for _, other := range all {
+		if other != archive {
+			_ = os.Remove(other)
+		}
 	}
 	say("packing RabbitMQ took %.1f s", time.Since(begun).Seconds())
 	return archive, nil

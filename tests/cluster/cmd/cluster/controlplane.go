@@ -63,6 +63,8 @@ func (c *cluster) startControllers(ctx context.Context, control int, client *kub
 		"--leader-elect=false", "--bind-address=127.0.0.1",
 		// A lost node is noticed in 16 s instead of 50.
 		"--node-monitor-grace-period=16s",
+		// It would make a directory of the machine's own.
+		"--flex-volume-plugin-dir="+c.path("volume-plugins"),
 	)
 	managerEnded, err := c.spawn("control/controller-manager", manager)
 	if err != nil {

@@ -251,18 +251,23 @@ func (c *cluster) exec(argv []string) error {
 		words = append(words, "unshare", "--mount", "--", "sh", "-c", script, c.path("resolv.conf"))
 	}
 	return become(append(words, argv...), "KUBECONFIG="+c.path("inside.kubeconfig"), "MAYFLY_CLUSTER="+c.name,
-		"PATH="+c.tools+":"+os.Getenv("PATH"))
+		"KUBECACHEDIR="+c.path("kubectl-cache"), "PATH="+c.tools+":"+os.Getenv("PATH"))
 }
 
 func (c *cluster) kubectl(args []string) error {
 	if _, err := c.control(); err != nil {
 		return err
 	}
+	return become(append([]string{c.tool("kubectl")}, args...), c.kubectlEnvironment()...)
+}
+
+// kubectlEnvironment lets kubectl reach the cluster from where we are, and keep what it learns with the cluster.
+func (c *cluster) kubectlEnvironment() []string {
 	config := c.path("kubeconfig")
 	if c.inside() {
 		config = c.path("inside.kubeconfig")
 	}
-	return become(append([]string{c.tool("kubectl")}, args...), "KUBECONFIG="+config)
+	return []string{"KUBECONFIG=" + config, "KUBECACHEDIR=" + c.path("kubectl-cache")}
 }
 
 func (c *cluster) ctr(args []string) error {
