@@ -63,6 +63,8 @@ func (c *cluster) startControllers(ctx context.Context, control int, client *kub
 		"--leader-elect=false", "--bind-address=127.0.0.1",
 		// A lost node is noticed in 16 s instead of 50.
 		"--node-monitor-grace-period=16s",
+		// At the default rate it takes 4 s to make its clients.
+		"--kube-api-qps=200", "--kube-api-burst=400",
 		// It would make a directory of the machine's own.
 		"--flex-volume-plugin-dir="+c.path("volume-plugins"),
 	)
