@@ -24,6 +24,7 @@ need_helm() { need_tool helm https://helm.sh/docs/intro/install; }
 current_context() { kubectl config current-context 2>/dev/null || true; }
 
 # Ends unless the current context's cluster answers; sets CONTEXT and SERVER_VERSION (as 1.35).
+# shellcheck disable=SC2034 # for the scripts that source this
 need_cluster() {
     need_kubectl
     CONTEXT=$(current_context)
@@ -81,6 +82,7 @@ place_words() {
 }
 
 # Ends unless the installation is there; sets INSTANCE and SCALER (its Deployment's name).
+# shellcheck disable=SC2034 # for the scripts that source this
 need_installation() {
     need_cluster
     local found
