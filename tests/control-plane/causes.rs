@@ -190,9 +190,11 @@ async fn failure(space: &Space<'_>, words: &[&str], removed: bool) -> Result<()>
         .await?;
         let status = scaler.decides("CoolingDown", SOON).await?;
         ensure!(status["failures"] == count, "{status}");
-        let log = scaler.process.log()?;
+        // It decides before it has written and told what it judged.
+        let failures = || Ok::<_, anyhow::Error>(told(&scaler.process.log_objects()?, "worker failed"));
+        until("the failure is told", SOON, async || Ok(failures()?.len() == count)).await?;
         for word in words {
-            ensure!(log.contains(word), "the log does not name {word:?}: {}", scaler.process.log_tail());
+            ensure!(failures()?[count - 1].contains(word), "it does not name {word:?}: {:?}", failures()?);
         }
         ensure!(space.jobs().await?.len() == count, "launched while cooling down");
     }
@@ -249,6 +251,11 @@ async fn tells(
         Ok(true)
     })
     .await
+}
+
+/// The log lines with this message.
+fn told(log: &[Value], message: &str) -> Vec<String> {
+    log.iter().filter(|line| line["message"] == message).map(Value::to_string).collect()
 }
 
 fn is_over(pod: &Pod) -> bool {
