@@ -238,15 +238,13 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             return;
         };
         self.view = view;
-        let cadence = self.actor.launcher.cadence();
         self.due.state = match &self.view.record {
             // What was written meanwhile may have settled everything.
             _ if outrun => now,
             Fact::Known { .. } => now + STATE_CADENCE,
             Fact::Unknown(_) => now + STATE_RETRY,
         };
-        // The act has listed; what it did shows a moment later.
-        self.due.listing = now + cadence.busy;
+        self.due.listing = now + self.actor.launcher.cadence().after_act;
         if wrote {
             self.due.estimates = now + ESTIMATES_CADENCE;
         }

@@ -55,6 +55,8 @@ pub struct Cadence {
     pub busy: Duration,
     /// Otherwise.
     pub idle: Duration,
+    /// The first time after an act, which has listed itself: when what it did shows.
+    pub after_act: Duration,
 }
 
 /// One Job to create.

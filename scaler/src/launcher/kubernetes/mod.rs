@@ -248,7 +248,8 @@ impl Launcher for KubernetesLauncher {
     }
 
     fn cadence(&self) -> Cadence {
-        Cadence { busy: Duration::from_secs(1), idle: Duration::from_secs(10) }
+        let second = Duration::from_secs(1);
+        Cadence { busy: second, idle: 10 * second, after_act: second }
     }
 }
 

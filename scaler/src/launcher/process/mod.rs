@@ -197,7 +197,7 @@ impl Launcher for ProcessLauncher {
 
     fn cadence(&self) -> Cadence {
         // Reading a directory costs next to nothing.
-        Cadence { busy: Duration::from_millis(250), idle: Duration::from_secs(1) }
+        Cadence { busy: Duration::from_millis(250), idle: Duration::from_secs(1), after_act: Duration::ZERO }
     }
 }
 
