@@ -181,6 +181,8 @@ async fn failure(space: &Space<'_>, words: &[&str], removed: bool) -> Result<()>
     let changes = json!({ "launch_interval": "500ms", "max_workers": 1, "cooldown_base": "3s" });
     space.configure(&changes)?;
     let mut scaler = space.scaler("scaler", &[])?;
+    // Whoever of the two sees a failure first counts it, and nobody counts it again.
+    let mut other = space.scaler("other", &[])?;
     for count in 1..=2 {
         until(
             "the failure is counted",
@@ -190,11 +192,19 @@ async fn failure(space: &Space<'_>, words: &[&str], removed: bool) -> Result<()>
         .await?;
         let status = scaler.decides("CoolingDown", SOON).await?;
         ensure!(status["failures"] == count, "{status}");
+        other.decides("CoolingDown", SOON).await?;
         // It decides before it has written and told what it judged.
-        let failures = || Ok::<_, anyhow::Error>(told(&scaler.process.log_objects()?, "worker failed"));
+        let failures = || {
+            let logs = [scaler.process.log_objects()?, other.process.log_objects()?].concat();
+            Ok::<_, anyhow::Error>(told(&logs, "worker failed"))
+        };
         until("the failure is told", SOON, async || Ok(failures()?.len() == count)).await?;
         for word in words {
-            ensure!(failures()?[count - 1].contains(word), "it does not name {word:?}: {:?}", failures()?);
+            ensure!(
+                failures()?.iter().all(|line| line.contains(word)),
+                "{word:?} is not in {:?}",
+                failures()?
+            );
         }
         ensure!(space.jobs().await?.len() == count, "launched while cooling down");
     }
@@ -209,6 +219,7 @@ async fn failure(space: &Space<'_>, words: &[&str], removed: bool) -> Result<()>
     ensure!(jobs[2].stamp - jobs[1].stamp >= 6000, "{jobs:?}");
     space.kubelet.job(&jobs[2].name, idle(1));
     until("all is forgiven", SOON, async || Ok(space.state().await?["failures"]["count"] == 0)).await?;
+    ends(&mut other.process).await?;
     ends(&mut scaler.process).await?;
     client.close().await
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::batch::v1::Job;
 use mayfly_tests::{
     bed::rounds,
-    control_plane::{Act, Rule, Space},
+    control_plane::{Act, Request, Rule, Script, Space},
     each_in_a_space, until,
 };
 use serde_json::json;
@@ -23,6 +23,7 @@ each_in_a_space!(
     a_launch_whose_answer_is_lost_is_adopted_and_not_doubled,
     a_state_write_whose_answer_is_lost_doubles_nothing,
     a_scaler_killed_anywhere_in_a_launch_doubles_and_loses_nothing,
+    a_launch_that_two_complete_at_once_is_adopted_and_not_doubled,
     a_launch_that_arrives_when_its_intent_has_ended_is_adopted_and_not_doubled,
     a_launch_that_arrives_after_its_intent_was_withdrawn_counts_as_occupied,
     a_launch_that_is_turned_away_for_the_moment_is_tried_again_under_the_same_name,
@@ -130,7 +131,7 @@ async fn a_scaler_killed_anywhere_in_a_launch_doubles_and_loses_nothing(space: &
         if let Some((verb, resource, act)) = request {
             space.proxy.rule(Rule::new(verb, resource, act).from(&client));
             let mut killed = space.scaler(&client, &[])?;
-            let is_it = |one: &mayfly_tests::control_plane::Request| {
+            let is_it = |one: &Request| {
                 one.client == client && one.is(verb, resource) && (act == Act::Keep || one.succeeded())
             };
             space.proxy.seen(name, SOON, is_it).await?;
@@ -159,6 +160,34 @@ async fn a_scaler_killed_anywhere_in_a_launch_doubles_and_loses_nothing(space: &
     let statuses = space.proxy.deliver().await?;
     ensure!(statuses == [409, 409], "{statuses:?}");
     ensure!(space.jobs().await?.len() == 2 * played);
+    client.close().await
+}
+
+async fn a_launch_that_two_complete_at_once_is_adopted_and_not_doubled(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 1 }))?;
+    space.proxy.rule(Rule::new("create", "jobs", Act::Keep).from("first"));
+    let mut first = space.scaler("first", &[])?;
+    space.proxy.seen("a launch", SOON, |request| request.is("create", "jobs")).await?;
+    first.process.kill().await?;
+    // The second one has listed, found no Job, and is about to complete it: now the first one's arrives.
+    space.proxy.rule(Rule::new("create", "jobs", Act::Pause).from("second"));
+    let mut second = space.scaler("second", &[])?;
+    let completes = |request: &Request| request.is("create", "jobs") && request.client == "second";
+    let completing = space.proxy.seen("the completion", SOON, completes).await?;
+    ensure!(space.proxy.deliver().await? == [201]);
+    space.proxy.release();
+    let answered = |request: &Request| completes(request) && request.status == Some(409);
+    space.proxy.seen("its name is taken", SOON, answered).await?;
+    let jobs = space.jobs_when("the worker is ready", SOON, |jobs| ready(jobs) == 1).await?;
+    ensure!(jobs.len() == 1 && completing.name.as_ref() == Some(&jobs[0].name), "{jobs:?}");
+    second.decides("AtMaximum", SOON).await?;
+    until("it is adopted", SOON, async || Ok(second.process.log()?.contains("launched before, adopted")))
+        .await?;
+    let state = space.state().await?;
+    ensure!(state["next_serial"] == 2 && state["failures"]["count"] == 0, "{state}");
+    ends(&mut second.process).await?;
     client.close().await
 }
 
@@ -260,7 +289,7 @@ async fn a_foreign_job_with_the_next_name_is_skipped_told_and_left_alone(space: 
     space.kubelet.node("a", 10).await?;
     space.configure(&json!({ "launch_interval": "500ms", "max_workers": 2 }))?;
     // Nothing follows the first one until the name is taken.
-    space.kubelet.all(mayfly_tests::control_plane::Script::Starts);
+    space.kubelet.all(Script::Starts);
     let mut scaler = space.scaler("scaler", &[])?;
     let jobs = space.jobs_when("one worker is there", SOON, |jobs| jobs.len() == 1).await?;
     let taken = jobs[0].name.strip_suffix('1').context("its serial is 1")?.to_owned() + "2";
@@ -271,7 +300,7 @@ async fn a_foreign_job_with_the_next_name_is_skipped_told_and_left_alone(space: 
         } } },
     });
     let foreign: Job = space.create(foreign).await?;
-    space.kubelet.all(mayfly_tests::control_plane::Script::Works);
+    space.kubelet.all(Script::Works);
     let jobs = space.jobs_when("two workers are ready", SOON, |jobs| ready(jobs) == 2).await?;
     let serials: Vec<_> = jobs.iter().filter_map(|job| job.serial).collect();
     ensure!(serials == [1, 3], "{serials:?}");

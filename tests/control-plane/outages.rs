@@ -14,6 +14,8 @@ use crate::{SOON, each_once, ends, in_order, ready, waiting};
 
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_secs(20);
+/// How long a part of it is.
+const PART_OUTAGE: Duration = Duration::from_secs(8);
 /// A scaler that is told nothing launches again so soon after the API server's return (DESIGN §10) …
 const RETURN: Duration = Duration::from_secs(2);
 /// … in time of its own: what the API server takes to answer is not counted, and a machine that is busy with
@@ -24,6 +26,7 @@ each_in_a_space!(
     nothing_is_launched_while_the_api_server_is_gone,
     nothing_is_launched_while_the_api_server_hangs,
     nothing_is_launched_while_the_api_server_is_overloaded,
+    nothing_is_launched_while_one_part_cannot_be_read,
 );
 
 async fn nothing_is_launched_while_the_api_server_is_gone(space: &Space<'_>) -> Result<()> {
@@ -86,6 +89,36 @@ async fn outage(space: &Space<'_>, begin: impl Fn(&ApiProxy), end: impl Fn(&ApiP
 
     space.jobs_when("four workers are ready", SOON, |jobs| ready(jobs) == 4).await?;
     scaler.decides("AtMaximum", SOON).await?;
+    let jobs = space.jobs().await?;
+    in_order(&jobs, Duration::from_millis(500))?;
+    each_once(space, &jobs)?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// Each part alone, with the others as they should be.
+async fn nothing_is_launched_while_one_part_cannot_be_read(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 4 }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    let broken = Act::Answer { status: 503, retry_after: None };
+    let parts =
+        [("list", "jobs", "workers"), ("list", "pods", "workers"), ("get", "configmaps", "state record")];
+    for (number, (verb, resource, words)) in (1..).zip(parts) {
+        space.jobs_when("one more is ready", SOON, |jobs| ready(jobs) == number).await?;
+        space.proxy.rule(Rule::new(verb, resource, broken));
+        let status = scaler.decides("Unknown", SOON).await?;
+        ensure!(status["text"].as_str().is_some_and(|text| text.contains(words)), "{resource}: {status}");
+        let before = space.jobs().await?.len();
+        let end = Instant::now() + PART_OUTAGE;
+        while Instant::now() < end {
+            ensure!(space.jobs().await?.len() == before, "launched without knowing {resource}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        space.proxy.clear();
+    }
+    space.jobs_when("four workers are ready", SOON, |jobs| ready(jobs) == 4).await?;
     let jobs = space.jobs().await?;
     in_order(&jobs, Duration::from_millis(500))?;
     each_once(space, &jobs)?;
