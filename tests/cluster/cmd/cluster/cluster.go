@@ -68,6 +68,14 @@ func (c *cluster) save(s state) error { return writeJSON(c.path("cluster.json"),
 
 func (c *cluster) lock() (func(), error) { return lock(c.dir + ".lock") }
 
+// lockRunning locks only a cluster that runs: commands on one that does not leave nothing behind.
+func (c *cluster) lockRunning() (func(), error) {
+	if _, err := c.control(); err != nil {
+		return nil, err
+	}
+	return c.lock()
+}
+
 // === What runs
 
 const (

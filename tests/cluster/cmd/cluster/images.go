@@ -52,7 +52,7 @@ func importImage(ctx context.Context, machine int, archive string) error {
 
 // loadImages gives images to the nodes: one of them, or all (only < 0), also those that start later.
 func (c *cluster) loadImages(ctx context.Context, archives []string, only int) error {
-	unlock, err := c.lock()
+	unlock, err := c.lockRunning()
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,8 @@ func main() {
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("interrupted: %w", err)
+			say("cluster: interrupted: %v", err)
+			os.Exit(130)
 		}
 		say("cluster: %v", err)
 		os.Exit(1)

@@ -188,7 +188,7 @@ func (c *cluster) runningNode(n int, wanted bool) (control int, client *kubernet
 }
 
 func (c *cluster) nodeStart(ctx context.Context, n int, size nodeSize) error {
-	unlock, err := c.lock()
+	unlock, err := c.lockRunning()
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (c *cluster) nodeHeal(n int) error {
 }
 
 func (c *cluster) nodeKill(ctx context.Context, n int, deleteObject bool) error {
-	unlock, err := c.lock()
+	unlock, err := c.lockRunning()
 	if err != nil {
 		return err
 	}

@@ -53,14 +53,14 @@ func (c *cluster) up(ctx context.Context, options upOptions) error {
 	if _, err := c.kubeletConfig(0, options.node); err != nil {
 		return err
 	}
+	if err := c.namesake(); err != nil {
+		return err
+	}
 	unlock, err := c.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := c.namesake(); err != nil {
-		return err
-	}
 	runs, err := c.runsAlready(ctx, options)
 	if runs || err != nil {
 		return err
@@ -236,14 +236,14 @@ func (c *cluster) down() error {
 		return err
 	}
 	begun := time.Now()
+	if err := c.namesake(); err != nil {
+		return err
+	}
 	unlock, err := c.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := c.namesake(); err != nil {
-		return err
-	}
 	_, err = os.Stat(c.dir)
 	nothing := errors.Is(err, fs.ErrNotExist) && len(c.running()) == 0 && len(cgroupsOf(c.cgroups())) == 0
 	if err := c.sweep(); err != nil {
