@@ -27,7 +27,10 @@ fn a_burst_is_done_once_while_a_node_comes_late_and_the_scaler_dies() {
         let room = site.half_of_node_zero().await?;
         let requests = Requests::of_scaler(site).await?;
         let worker = json!({ "resources": { "requests": { "cpu": room } } });
-        site.install("install", &site.values(&json!({ "max_workers": 4 }), &worker)).await?;
+        let mut values = site.values(&json!({ "max_workers": 4 }), &worker);
+        // The other node goes before the end.
+        values["scaler"] = json!({ "nodeSelector": { "kubernetes.io/hostname": "node-0" } });
+        site.install("install", &values).await?;
         let watcher = site.watcher().await?;
         let mut workers = site.workers();
 
@@ -84,7 +87,8 @@ fn a_burst_is_done_once_while_a_node_comes_late_and_the_scaler_dies() {
         ensure!(working > 0.0 && working <= 4.0, "working: {working:.2} requests/s");
         ensure!(idle > 0.0 && idle <= 0.3, "idle at zero: {idle:.2} requests/s");
 
-        site.tell("uninstalling under a busy worker");
+        node.remove().await?;
+        site.tell("uninstalling under two busy workers and one that finds no room");
         uninstall_waits_for_busy_workers(site, &mut workers).await?;
         site.is_clean().await
     });
@@ -142,16 +146,19 @@ async fn idle_rate(site: &Site, requests: &Requests) -> Result<f64> {
 }
 
 async fn uninstall_waits_for_busy_workers(site: &Site, workers: &mut Workers) -> Result<()> {
-    let published = site.publish(15).await?;
     let before = workers.done();
-    let busy = |workers: &Workers| workers.alive().any(|worker| !worker.log.done.is_empty());
-    look_until(workers, "a worker is busy", SOON, busy).await?;
+    let published = site.publish(30).await?;
+    let busy = |workers: &Workers| workers.alive().filter(|worker| !worker.log.done.is_empty()).count() == 2;
+    look_until(workers, "two workers are busy", SOON, busy).await?;
+    // It cannot start behind our back, so whoever does the work has a log that can be read to its end.
+    waits_for_room(workers).await?;
     let mut uninstall = site.script("uninstall").spawn("uninstall")?;
-    let after = look_until(workers, "its work is done", SCRIPT_LIMIT, |workers| {
-        workers.done().difference(&before).count() == published.len()
-    });
-    after.await?;
-    ensure!(uninstall.ended()?.is_none(), "it did not wait for the worker, which was busy or idle for 5 s");
+    let all_done = |workers: &Workers| workers.done().difference(&before).count() == published.len();
+    look_until(workers, "their work is done", SCRIPT_LIMIT, all_done).await?;
+    ensure!(
+        uninstall.ended()?.is_none(),
+        "it did not wait for workers that were busy or idle for less than 5 s"
+    );
     uninstall.exits_with(0, SCRIPT_LIMIT).await?;
     let done = workers.done().difference(&before).cloned().collect();
     ids::assert_same("published", &published, "done", &done)

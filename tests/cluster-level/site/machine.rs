@@ -36,8 +36,13 @@ impl<'a> Machine<'a> {
     pub(crate) async fn absent(site: &'a Site) -> Result<Self> {
         static TURN: Mutex<()> = Mutex::const_new(());
         let machine = Self { site, _turn: TURN.lock().await };
-        machine.tell(&["kill", "1", "--delete-object"]).await?;
+        machine.remove().await?;
         Ok(machine)
+    }
+
+    /// Ends it, if it is there, and removes its object.
+    pub(crate) async fn remove(&self) -> Result<()> {
+        self.tell(&["kill", "1", "--delete-object"]).await
     }
 
     /// A new node 1, Ready.
