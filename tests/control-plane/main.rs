@@ -6,6 +6,7 @@
 
 mod budget;
 mod causes;
+mod harness;
 mod launches;
 mod outages;
 mod state;

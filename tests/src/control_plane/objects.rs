@@ -57,6 +57,13 @@ pub(super) fn role_binding(namespace: &str) -> Value {
     })
 }
 
+/// The question whether whoever asks may read the state record.
+pub(super) fn may_get_state(namespace: &str) -> Value {
+    json!({ "spec": { "resourceAttributes": {
+        "namespace": namespace, "verb": "get", "resource": "configmaps", "name": STATE,
+    } } })
+}
+
 /// The state record as the chart renders it: no data, so that nothing ever resets it.
 pub(super) fn state() -> Value {
     json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": STATE } })

@@ -9,6 +9,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         authentication::v1::TokenRequest,
+        authorization::v1::SelfSubjectAccessReview,
         batch::v1::{CronJob, Job},
         core::v1::{ConfigMap, Namespace, Pod, ServiceAccount},
         rbac::v1::{Role, RoleBinding},
@@ -27,7 +28,7 @@ use super::{ApiProxy, Kubelet, Request, objects};
 use crate::{
     Bed, Process, Release,
     fleet::{BROKER_URL, Scaler},
-    wait::eventually,
+    wait::{eventually, until},
 };
 
 /// The environment variable in which `bin/test` hands its control plane over: the path of a kubeconfig.
@@ -130,7 +131,9 @@ impl<'a> Space<'a> {
         install(&admin, &namespace).await?;
         let token = token(&admin, &namespace).await?;
         config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
-        let proxy = ApiProxy::start(Client::try_from(config)?).await?;
+        let scaler = Client::try_from(config)?;
+        until_allowed(&scaler, &namespace).await?;
+        let proxy = ApiProxy::start(scaler).await?;
         let kubelet = Kubelet::start(admin.clone(), &namespace);
         let config = bed.directory().join("mayfly.yaml");
         let space = Self { bed, proxy, kubelet, namespace, admin: Admin(admin), config };
@@ -183,6 +186,17 @@ impl<'a> Space<'a> {
         let mut process = program.run(name, LIMIT).await?;
         process.exits_with(code, Duration::from_secs(1)).await?;
         Ok(process)
+    }
+
+    /// A client of our own through the proxy, with a scaler's rights.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be written or read.
+    pub async fn client(&self, name: &str) -> Result<Client> {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig(name)?)?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        config.default_retry = false;
+        Ok(Client::try_from(config)?)
     }
 
     fn kubeconfig(&self, client: &str) -> Result<PathBuf> {
@@ -394,6 +408,18 @@ async fn token(admin: &Client, namespace: &str) -> Result<String> {
     Ok(created.status.context("no token")?.token)
 }
 
+/// Authorization learns of a new Role a moment later; a scaler is not to see that.
+async fn until_allowed(scaler: &Client, namespace: &str) -> Result<()> {
+    let question = objects::may_get_state(namespace);
+    let question: SelfSubjectAccessReview = serde_json::from_value(question)?;
+    let questions = Api::<SelfSubjectAccessReview>::all(scaler.clone());
+    until("the Role is in force", LIMIT, async || {
+        let answer = questions.create(&PostParams::default(), &question).await?;
+        Ok(answer.status.is_some_and(|status| status.allowed))
+    })
+    .await
+}
+
 async fn call<T>(what: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T> {
     deadline(what, LIMIT, call).await?.context(what)
 }
@@ -426,5 +452,27 @@ impl WorkerJob {
             ended: ended.map(|condition| condition.type_.clone()),
             job,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Method;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn refused(status: u16, message: &str) -> Request {
+        let uri = "/api/v1/namespaces/n/secrets".parse().unwrap();
+        let request = Request::new(Instant::now(), "scaler".to_owned(), &Method::GET, &uri, b"");
+        Request { status: Some(status), message: Some(message.to_owned()), ..request }
+    }
+
+    #[test]
+    fn only_a_full_quota_may_turn_a_scaler_away() {
+        let quota = refused(403, "jobs.batch \"a-1\" is forbidden: exceeded quota: q, requested: …");
+        assert!(nothing_forbidden(&[quota, refused(409, "already exists")]).is_ok());
+        let role = refused(403, "secrets is forbidden: User \"…\" cannot list resource \"secrets\"");
+        assert!(nothing_forbidden(&[role]).is_err());
     }
 }
