@@ -28,14 +28,14 @@ use tokio_rustls::{
     rustls::{ServerConfig, pki_types::PrivateKeyDer},
 };
 
-use super::Request;
+use super::{Act, Request, Rule};
 use crate::node::ports;
 
 /// How long the API server may take to begin an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to shake hands.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// How many errors of its own doing the proxy keeps from the API server's answers.
+/// How much of an error's text is kept.
 const MESSAGE_LIMIT: usize = 64 * 1024;
 
 /// What the proxy does as a whole.
@@ -47,39 +47,6 @@ pub enum Door {
     Refused,
     /// Accepts connections and requests, and says nothing: to them never, not even when it opens again.
     Hung,
-}
-
-/// What the proxy does with one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
-    /// Forwards it this much later.
-    Delay(Duration),
-    /// Forwards it, and closes the connection instead of answering.
-    DropAnswer,
-    /// Answers it itself.
-    Answer {
-        /// The status.
-        status: u16,
-        /// `Retry-After`, in seconds.
-        retry_after: Option<u32>,
-    },
-    /// Never answers it. [`ApiProxy::deliver`] forwards it later, whether the client still waits or not.
-    Keep,
-    /// Forwards it after [`ApiProxy::release`].
-    Pause,
-}
-
-/// Which requests something is done with: all that match what is given.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    verb: &'static str,
-    resource: &'static str,
-    name_ends: Option<String>,
-    client: Option<String>,
-    /// The first and the last of the matching requests that it counts for, from 1.
-    which: (usize, usize),
-    matched: usize,
-    act: Act,
 }
 
 /// A running proxy. Dropping it closes its connections.
@@ -111,66 +78,16 @@ struct Book {
     kept: Vec<(usize, Parts, Bytes)>,
 }
 
-// === impl Rule ===
-
-impl Rule {
-    /// Does `act` with every request of this verb to this resource (`*` = whatever).
-    #[must_use]
-    pub const fn new(verb: &'static str, resource: &'static str, act: Act) -> Self {
-        Self { verb, resource, name_ends: None, client: None, which: (1, usize::MAX), matched: 0, act }
-    }
-
-    /// Only with the first one.
-    #[must_use]
-    pub const fn once(self) -> Self {
-        self.nth(1)
-    }
-
-    /// Only with the `n`th one from now on, from 1.
-    #[must_use]
-    pub const fn nth(mut self, n: usize) -> Self {
-        self.which = (n, n);
-        self
-    }
-
-    /// Only with those whose object's name ends like this.
-    #[must_use]
-    pub fn named(mut self, end: &str) -> Self {
-        self.name_ends = Some(end.to_owned());
-        self
-    }
-
-    /// Only with those of this client.
-    #[must_use]
-    pub fn from(mut self, client: &str) -> Self {
-        self.client = Some(client.to_owned());
-        self
-    }
-
-    fn matches(&self, request: &Request) -> bool {
-        let is = |wanted: &str, found: &str| wanted == "*" || wanted == found;
-        is(self.verb, request.verb)
-            && is(self.resource, &request.resource)
-            && self.client.as_ref().is_none_or(|client| *client == request.client)
-            && self
-                .name_ends
-                .as_ref()
-                .is_none_or(|end| request.name.as_ref().is_some_and(|n| n.ends_with(end)))
-    }
-}
-
 // === impl Book ===
 
 impl Book {
     /// Writes a request down; says where, and what is to be done with it.
     fn enter(&mut self, request: Request) -> (usize, Option<Act>) {
         let mut act = None;
-        for rule in self.rules.iter_mut().filter(|rule| rule.matches(&request)) {
-            rule.matched += 1;
-            let (first, last) = rule.which;
-            if act.is_none() && (first..=last).contains(&rule.matched) {
-                act = Some(rule.act);
-            }
+        for rule in &mut self.rules {
+            // All of them count it; what the first one says is done.
+            let wanted = rule.apply(&request);
+            act = act.or(wanted);
         }
         self.requests.push(request);
         (self.requests.len() - 1, act)

@@ -2,12 +2,19 @@
 //! its node autoscaler played by us.
 
 mod api_proxy;
+mod install;
 mod objects;
 mod played;
+mod pod;
 mod request;
+mod rule;
 mod space;
+mod worker_job;
 
-pub use api_proxy::{Act, ApiProxy, Door, Rule};
-pub use played::{Kubelet, Script, Seen};
+pub use api_proxy::{ApiProxy, Door};
+pub use played::{Kubelet, Seen};
+pub use pod::Script;
 pub use request::Request;
-pub use space::{KUBECONFIG, Space, WorkerJob, run};
+pub use rule::{Act, Rule};
+pub use space::{KUBECONFIG, Space, run};
+pub use worker_job::WorkerJob;

@@ -8,11 +8,8 @@ use futures_util::FutureExt;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        authentication::v1::TokenRequest,
-        authorization::v1::SelfSubjectAccessReview,
         batch::v1::{CronJob, Job},
-        core::v1::{ConfigMap, Namespace, Pod, ServiceAccount},
-        rbac::v1::{Role, RoleBinding},
+        core::v1::{ConfigMap, Namespace, Pod},
     },
 };
 use kube::{
@@ -20,21 +17,25 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     config::{AuthInfo, KubeConfigOptions, Kubeconfig},
 };
-use mayfly_service::deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{ApiProxy, Kubelet, Request, objects};
+use super::{
+    ApiProxy, Kubelet, Request, WorkerJob,
+    install::{install, token, until_allowed},
+    objects,
+};
 use crate::{
     Bed, Process, Release,
     fleet::{BROKER_URL, Scaler},
-    wait::{eventually, until},
+    kubernetes::access::limited,
+    wait::eventually,
 };
 
 /// The environment variable in which `bin/test` hands its control plane over: the path of a kubeconfig.
 pub const KUBECONFIG: &str = "MAYFLY_TEST_KUBECONFIG";
-/// How long one call of ours may take.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How long `mayfly-scaler state` may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// How many of the proxy's requests a failed test shows.
 const SHOWN: usize = 60;
 
@@ -54,23 +55,6 @@ pub struct Space<'a> {
 }
 
 struct Admin(Client);
-
-/// A worker's Job, as tests look at it.
-#[derive(Debug, Clone)]
-pub struct WorkerJob {
-    /// Its name.
-    pub name: String,
-    /// Its serial; `None` if a person made it.
-    pub serial: Option<u64>,
-    /// When its launch was decided, milliseconds since the Unix epoch.
-    pub stamp: u64,
-    /// Whether its pod is ready now.
-    pub ready: bool,
-    /// `Complete` or `Failed`, once it is.
-    pub ended: Option<String>,
-    /// All of it.
-    pub job: Job,
-}
 
 /// Runs an `async fn(&Space) -> Result<()>` in a space of its own, as the test `NAME::on_a_control_plane`.
 #[macro_export]
@@ -183,7 +167,7 @@ impl<'a> Space<'a> {
     pub async fn state_command(&self, name: &str, arguments: &[&str], code: i32) -> Result<Process> {
         let program = self.bed.program("mayfly-scaler")?.arg("state").arg(&self.config).args(arguments);
         let program = program.env("KUBECONFIG", self.kubeconfig(name)?);
-        let mut process = program.run(name, LIMIT).await?;
+        let mut process = program.run(name, COMMAND_LIMIT).await?;
         process.exits_with(code, Duration::from_secs(1)).await?;
         Ok(process)
     }
@@ -224,7 +208,7 @@ impl<'a> Space<'a> {
         K: std::fmt::Debug,
     {
         let object = serde_json::from_value(object)?;
-        call("create an object", self.api::<K>().create(&PostParams::default(), &object)).await
+        limited("create an object", self.api::<K>().create(&PostParams::default(), &object)).await
     }
 
     /// Merges `changes` into an object of the namespace, with all rights.
@@ -237,7 +221,7 @@ impl<'a> Space<'a> {
         K: std::fmt::Debug,
     {
         let api = self.api::<K>();
-        call("change an object", api.patch(name, &PatchParams::default(), &Patch::Merge(changes))).await
+        limited("change an object", api.patch(name, &PatchParams::default(), &Patch::Merge(changes))).await
     }
 
     /// A Job as `kubectl create job --from=cronjob/…` makes it.
@@ -245,14 +229,14 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When the API server refuses it.
     pub async fn create_by_hand(&self, name: &str) -> Result<Job> {
-        let template = call("get the template", self.api::<CronJob>().get(objects::TEMPLATE)).await?;
+        let template = limited("get the template", self.api::<CronJob>().get(objects::TEMPLATE)).await?;
         let job = template.spec.context("a template without spec")?.job_template;
         let mut metadata = job.metadata.unwrap_or_default();
         metadata.name = Some(name.to_owned());
         let by_hand = ("cronjob.kubernetes.io/instantiate".to_owned(), "manual".to_owned());
         metadata.annotations.get_or_insert_default().extend([by_hand]);
         let job = Job { metadata, spec: job.spec, status: None };
-        call("create a job", self.api::<Job>().create(&PostParams::default(), &job)).await
+        limited("create a job", self.api::<Job>().create(&PostParams::default(), &job)).await
     }
 
     /// The workers' Jobs by serial, those made by hand first.
@@ -260,7 +244,7 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When the API server does not answer.
     pub async fn jobs(&self) -> Result<Vec<WorkerJob>> {
-        let jobs = call("list jobs", self.api::<Job>().list(&ListParams::default())).await?;
+        let jobs = limited("list jobs", self.api::<Job>().list(&ListParams::default())).await?;
         let mut jobs = jobs.items.into_iter().map(WorkerJob::of).collect::<Result<Vec<_>>>()?;
         jobs.sort_by_key(|job| job.serial);
         Ok(jobs)
@@ -288,7 +272,7 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When the API server does not answer.
     pub async fn pods(&self) -> Result<Vec<Pod>> {
-        Ok(call("list pods", self.api::<Pod>().list(&ListParams::default())).await?.items)
+        Ok(limited("list pods", self.api::<Pod>().list(&ListParams::default())).await?.items)
     }
 
     /// The pool's part of the state record; `Null` if there is none.
@@ -305,7 +289,7 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When the API server does not answer.
     pub async fn record(&self) -> Result<Option<String>> {
-        let map = call("get the state", self.api::<ConfigMap>().get_opt(objects::STATE)).await?;
+        let map = limited("get the state", self.api::<ConfigMap>().get_opt(objects::STATE)).await?;
         Ok(map.and_then(|map| map.data?.remove("state.json")))
     }
 
@@ -323,7 +307,7 @@ impl<'a> Space<'a> {
     /// When the API server refuses.
     pub async fn delete_state(&self) -> Result<()> {
         let api = self.api::<ConfigMap>();
-        call("delete the state", api.delete(objects::STATE, &DeleteParams::default())).await.map(drop)
+        limited("delete the state", api.delete(objects::STATE, &DeleteParams::default())).await.map(drop)
     }
 
     /// Creates the state's `ConfigMap` again, empty.
@@ -367,61 +351,12 @@ impl<'a> Space<'a> {
 
     async fn clean(&self) -> Result<()> {
         let namespaces = Api::<Namespace>::all(self.admin.0.clone());
-        call("delete a namespace", namespaces.delete(&self.namespace, &DeleteParams::default())).await?;
+        limited("delete a namespace", namespaces.delete(&self.namespace, &DeleteParams::default())).await?;
         // Nobody plays for them any more: at once.
         let at_once = DeleteParams::default().grace_period(0);
-        call("delete pods", self.api::<Pod>().delete_collection(&at_once, &ListParams::default())).await?;
+        limited("delete pods", self.api::<Pod>().delete_collection(&at_once, &ListParams::default())).await?;
         self.kubelet.clean().await
     }
-}
-
-/// Creates the namespace and what belongs into it.
-async fn install(admin: &Client, namespace: &str) -> Result<()> {
-    let object = json!({ "metadata": { "name": namespace } });
-    let namespaces = Api::<Namespace>::all(admin.clone());
-    let object = serde_json::from_value(object)?;
-    call("create a namespace", namespaces.create(&PostParams::default(), &object)).await?;
-    create::<ServiceAccount>(admin, namespace, objects::service_account()).await?;
-    create::<Role>(admin, namespace, objects::role()?).await?;
-    create::<RoleBinding>(admin, namespace, objects::role_binding(namespace)).await?;
-    create::<ConfigMap>(admin, namespace, objects::state()).await?;
-    create::<CronJob>(admin, namespace, objects::template(namespace)).await
-}
-
-async fn create<K>(admin: &Client, namespace: &str, object: Value) -> Result<()>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone,
-    K: std::fmt::Debug,
-{
-    let api = Api::<K>::namespaced(admin.clone(), namespace);
-    let object = serde_json::from_value(object)?;
-    call("create an object", api.create(&PostParams::default(), &object)).await.map(drop)
-}
-
-/// A token of the scaler's service account.
-async fn token(admin: &Client, namespace: &str) -> Result<String> {
-    let accounts = Api::<ServiceAccount>::namespaced(admin.clone(), namespace);
-    let request: TokenRequest = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
-    let params = PostParams::default();
-    let created = accounts.create_token_request(objects::SCALER, &params, &request);
-    let created = call("request a token", created).await?;
-    Ok(created.status.context("no token")?.token)
-}
-
-/// Authorization learns of a new Role a moment later; a scaler is not to see that.
-async fn until_allowed(scaler: &Client, namespace: &str) -> Result<()> {
-    let question = objects::may_get_state(namespace);
-    let question: SelfSubjectAccessReview = serde_json::from_value(question)?;
-    let questions = Api::<SelfSubjectAccessReview>::all(scaler.clone());
-    until("the Role is in force", LIMIT, async || {
-        let answer = questions.create(&PostParams::default(), &question).await?;
-        Ok(answer.status.is_some_and(|status| status.allowed))
-    })
-    .await
-}
-
-async fn call<T>(what: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T> {
-    deadline(what, LIMIT, call).await?.context(what)
 }
 
 // === impl Admin ===
@@ -429,29 +364,6 @@ async fn call<T>(what: &'static str, call: impl Future<Output = kube::Result<T>>
 impl std::fmt::Debug for Admin {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Admin")
-    }
-}
-
-// === impl WorkerJob ===
-
-impl WorkerJob {
-    fn of(job: Job) -> Result<Self> {
-        let label = |name: &str| job.metadata.labels.as_ref()?.get(name).cloned();
-        let annotation = |name: &str| job.metadata.annotations.as_ref()?.get(name).cloned();
-        let stamp =
-            annotation("mayfly/intended-at").map(|text| humantime::parse_rfc3339(&text)).transpose()?;
-        let stamp = stamp.map(|stamp| stamp.duration_since(std::time::UNIX_EPOCH)).transpose()?;
-        let mut conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let is_end = |kind: &str| matches!(kind, "Complete" | "Failed");
-        let ended = conditions.rfind(|one| one.status == "True" && is_end(&one.type_));
-        Ok(Self {
-            name: job.metadata.name.clone().context("a Job without a name")?,
-            serial: label("mayfly/serial").map(|text| text.parse()).transpose()?,
-            stamp: u64::try_from(stamp.unwrap_or_default().as_millis())?,
-            ready: job.status.as_ref().and_then(|status| status.ready).unwrap_or(0) > 0,
-            ended: ended.map(|condition| condition.type_.clone()),
-            job,
-        })
     }
 }
 
