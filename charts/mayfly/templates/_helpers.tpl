@@ -111,6 +111,9 @@ pools:
 {{/* What values.schema.json cannot say. */}}
 {{- define "mayfly.check" -}}
 {{- $instance := include "mayfly.instance" . -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$" $instance) -}}
+{{- fail (printf "instance: %q is the release's name, which may hold a-z, 0-9 and - here; set instance or choose another name" $instance) -}}
+{{- end -}}
 {{- if and .Values.broker.url .Values.broker.existingSecret -}}
 {{- fail "broker: give url or existingSecret, not both" -}}
 {{- end -}}
