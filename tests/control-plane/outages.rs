@@ -41,7 +41,7 @@ async fn nothing_is_launched_while_the_api_server_is_overloaded(space: &Space<'_
     let overloaded = Act::Answer { status: 429, retry_after: Some(1) };
     outage(space, |proxy| proxy.rule(Rule::new("*", "*", overloaded)), ApiProxy::clear).await?;
     // It asked to be left alone for a second after each request.
-    let refused = space.proxy.matching(|request| request.answered.is_none());
+    let refused = space.proxy.matching(|request| request.status.is_none());
     ensure!(refused.len() as u64 <= 2 * OUTAGE.as_secs(), "{} requests meanwhile", refused.len());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mayfly_tests::{control_plane::Space, each_in_a_space, fleet::Scaler};
+use mayfly_tests::{control_plane::Space, each_in_a_space, eventually, fleet::Scaler};
 use serde_json::{Value, json};
 
 use crate::{SOON, each_once, end_all, ends, in_order, ready, waiting};
@@ -32,11 +32,14 @@ async fn wanting(space: &Space<'_>) -> Result<Scaler> {
 
 /// It says `words`, and launches nothing although there would be room.
 async fn holds(space: &Space<'_>, scaler: &Scaler, words: &[&str]) -> Result<Value> {
-    let status = scaler.decides("Unknown", SOON).await?;
-    let text = status["text"].as_str().context("no text")?;
-    for word in words {
-        ensure!(text.contains(word), "it does not tell {word:?} but {text:?}");
-    }
+    let status = eventually("it tells what is unknown", SOON, async || {
+        let status = scaler.status().await?;
+        let text = status["text"].as_str().context("no text")?;
+        ensure!(status["reason"] == "Unknown", "it is {}: {text}", status["reason"]);
+        ensure!(words.iter().all(|word| text.contains(word)), "it does not tell {words:?} but {text:?}");
+        Ok(Some(status))
+    })
+    .await?;
     let before = space.jobs().await?.len();
     let end = tokio::time::Instant::now() + A_WHILE;
     while tokio::time::Instant::now() < end {

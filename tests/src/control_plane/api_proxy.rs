@@ -93,6 +93,12 @@ impl Book {
         (self.requests.len() - 1, act)
     }
 
+    fn refused(&mut self, index: usize) {
+        if let Some(request) = self.requests.get_mut(index) {
+            request.answered = Some(Instant::now());
+        }
+    }
+
     fn answered(&mut self, index: usize, status: StatusCode, message: Option<String>) {
         if let Some(request) = self.requests.get_mut(index) {
             request.status = Some(status.as_u16());
@@ -265,7 +271,10 @@ impl Shared {
                 self.book.send_modify(|book| book.kept.push((index, parts, body)));
                 return std::future::pending().await;
             }
-            Some(Act::Answer { status, retry_after }) => return refusal(status, retry_after),
+            Some(Act::Answer { status, retry_after }) => {
+                self.book.send_modify(|book| book.refused(index));
+                return refusal(status, retry_after);
+            }
         }
         self.forward(index, parts, body).await
     }

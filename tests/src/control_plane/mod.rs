@@ -3,6 +3,7 @@
 
 mod api_proxy;
 mod install;
+mod invariants;
 mod objects;
 mod played;
 mod pod;

@@ -23,7 +23,7 @@ pub struct Request {
     pub status: Option<u16>,
     /// What it said with an error.
     pub message: Option<String>,
-    /// When its answer's head was there.
+    /// When its answer's head was there, or the proxy's own.
     pub answered: Option<Instant>,
 }
 

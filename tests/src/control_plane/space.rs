@@ -3,7 +3,7 @@
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use futures_util::FutureExt;
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{
     ApiProxy, Kubelet, Request, WorkerJob,
     install::{install, token, until_allowed},
-    objects,
+    invariants, objects,
 };
 use crate::{
     Bed, Process, Release,
@@ -70,8 +70,8 @@ macro_rules! each_in_a_space {
     )+};
 }
 
-/// Runs a test body in a space and cleans up after it, whether it fails or not. Whatever the body does, a
-/// scaler that is forbidden anything fails the test.
+/// Runs a test body in a space and cleans up after it, whether it fails or not. Whatever the body does, what
+/// its scalers asked must be within their Role and their rules.
 ///
 /// # Panics
 /// When the body fails: this is how a test fails.
@@ -80,24 +80,13 @@ pub fn run(body: impl AsyncFnOnce(&Space) -> Result<()>) {
         let space = Space::make(bed).await?;
         let outcome = AssertUnwindSafe(body(&space)).catch_unwind().await;
         let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("the test panicked")));
-        let outcome = outcome.and_then(|()| nothing_forbidden(&space.proxy.requests()));
+        let outcome = outcome.and_then(|()| invariants::hold(&space.proxy.requests()));
         if outcome.is_err() {
             space.show().await;
         }
         let cleaned = space.clean().await.context("the namespace of the test cannot be deleted");
         outcome.and(cleaned)
     });
-}
-
-/// A full quota is the only thing for which a scaler may be turned away.
-fn nothing_forbidden(requests: &[Request]) -> Result<()> {
-    let is_role = |request: &&Request| {
-        let told = request.message.as_deref().unwrap_or_default();
-        request.status == Some(403) && !told.contains("exceeded quota")
-    };
-    let forbidden = requests.iter().find(is_role);
-    ensure!(forbidden.is_none(), "beyond the documented Role: {forbidden:?}");
-    Ok(())
 }
 
 // === impl Space ===
@@ -364,27 +353,5 @@ impl<'a> Space<'a> {
 impl std::fmt::Debug for Admin {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Admin")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use hyper::Method;
-    use tokio::time::Instant;
-
-    use super::*;
-
-    fn refused(status: u16, message: &str) -> Request {
-        let uri = "/api/v1/namespaces/n/secrets".parse().unwrap();
-        let request = Request::new(Instant::now(), "scaler".to_owned(), &Method::GET, &uri, b"");
-        Request { status: Some(status), message: Some(message.to_owned()), ..request }
-    }
-
-    #[test]
-    fn only_a_full_quota_may_turn_a_scaler_away() {
-        let quota = refused(403, "jobs.batch \"a-1\" is forbidden: exceeded quota: q, requested: …");
-        assert!(nothing_forbidden(&[quota, refused(409, "already exists")]).is_ok());
-        let role = refused(403, "secrets is forbidden: User \"…\" cannot list resource \"secrets\"");
-        assert!(nothing_forbidden(&[role]).is_err());
     }
 }
