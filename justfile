@@ -23,3 +23,7 @@ ci:
 # One broker in the foreground: `just broker --release trixie`.
 broker *args:
     cargo run --package mayfly-tests --bin testbed -- broker {{args}}
+
+# A Kubernetes of our own: `just cluster up`.
+cluster *args:
+    bin/cluster {{args}}
