@@ -88,14 +88,14 @@ fn target(path: &str) -> (String, Option<String>) {
 mod tests {
     use super::*;
 
-    fn request(method: Method, uri: &str, body: &str) -> Request {
-        Request::new(Instant::now(), String::new(), &method, &uri.parse().unwrap(), body.as_bytes())
+    fn request(method: &Method, uri: &str, body: &str) -> Request {
+        Request::new(Instant::now(), String::new(), method, &uri.parse().unwrap(), body.as_bytes())
     }
 
     #[test]
     fn requests_are_named_as_authorization_names_them() {
-        let named = |method, uri: &str, body| {
-            let Request { verb, resource, name, .. } = request(method, uri, body);
+        let named = |method: Method, uri: &str, body| {
+            let Request { verb, resource, name, .. } = request(&method, uri, body);
             format!("{verb} {resource} {}", name.unwrap_or_default())
         };
         let jobs = "/apis/batch/v1/namespaces/n/jobs";
