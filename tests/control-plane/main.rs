@@ -81,8 +81,11 @@ fn idle(done: u64) -> Script {
 
 /// Lets all workers that are there end as idle ones do; those to come work again.
 async fn end_all(space: &Space<'_>) -> Result<()> {
-    for job in space.jobs().await?.iter().filter(|job| job.ended.is_none()) {
-        space.kubelet.job(&job.name, idle(5));
+    let there: BTreeSet<_> =
+        space.jobs().await?.into_iter().filter(|job| job.ended.is_none()).map(|job| job.name).collect();
+    for name in &there {
+        space.kubelet.job(name, idle(5));
     }
-    space.jobs_when("all workers have ended", SOON, |jobs| alive(jobs) == 0).await.map(drop)
+    let ended = |jobs: &[WorkerJob]| !jobs.iter().any(|job| job.ended.is_none() && there.contains(&job.name));
+    space.jobs_when("all workers that were there have ended", SOON, ended).await.map(drop)
 }
