@@ -27,26 +27,27 @@ fn nothing_forbidden(requests: &[Request]) -> Result<()> {
     Ok(())
 }
 
-/// Whoever launches has just learned of all Jobs and pods and of the state: of each, what it heard last was an
-/// answer and no error.
+/// Whoever launches has read the state and then listed all Jobs and pods just before: of each, what it heard
+/// last was an answer and no error.
 fn launched_on_knowledge(requests: &[Request]) -> Result<()> {
     let ours =
         |request: &Request| request.name.as_ref().is_some_and(|name| name.starts_with(objects::TEMPLATE));
     let is_launch = |request: &Request| request.is("create", "jobs") && ours(request);
     for (index, launch) in requests.iter().enumerate().filter(|(_, request)| is_launch(request)) {
-        let before = || requests[..index].iter().rev().filter(|one| one.client == launch.client);
-        for (verbs, resource) in
-            [(&["list"][..], "jobs"), (&["list"], "pods"), (&["get", "update"], "configmaps")]
-        {
-            let heard = before().find(|one| {
-                verbs.contains(&one.verb)
-                    && one.resource == resource
-                    && one.answered.is_some_and(|at| at < launch.at)
-            });
+        let heard = |verb: &str, resource: &str| {
+            let mut before = requests[..index].iter().rev().filter(|one| one.client == launch.client);
+            let in_time = |one: &&Request| one.answered.is_some_and(|at| at < launch.at);
+            let heard = before.find(|one| one.is(verb, resource) && in_time(one));
             let heard = heard.with_context(|| format!("launched without knowing {resource}: {launch:?}"))?;
             ensure!(heard.succeeded(), "launched although {resource} are unknown: {heard:?}, {launch:?}");
             let age = launch.at - heard.at;
             ensure!(age <= LISTING_FRESH, "launched on {resource} of {age:?} ago: {launch:?}");
+            Ok(heard)
+        };
+        let state = heard("get", "configmaps")?;
+        for resource in ["jobs", "pods"] {
+            let listed = heard("list", resource)?;
+            ensure!(listed.at >= state.at, "listed before the state was read: {listed:?}, {launch:?}");
         }
     }
     Ok(())
@@ -84,6 +85,9 @@ mod tests {
         assert!(hold(&[known(), vec![launch()]].concat()).is_ok());
         assert!(hold(&[known(), vec![read("pods", 503), launch()]].concat()).is_err());
         assert!(hold(&[read("configmaps/c", 200), read("jobs", 200), launch()]).is_err());
+        assert!(
+            hold(&[known(), vec![read("configmaps/c", 200), read("jobs", 200), launch()]].concat()).is_err()
+        );
         let mut late = [known(), vec![launch()]].concat();
         late[3].at += Duration::from_secs(6);
         assert!(hold(&late).is_err());
