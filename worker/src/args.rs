@@ -88,16 +88,23 @@ pub(crate) struct SleepArgs {
 pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
-    /// How long the command may take; then its process group is ended and the attempt has failed.
-    /// Without it: as long as it takes.
+    #[command(flatten)]
+    pub(crate) tries: TryArgs,
+    /// The command with its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What every subcommand takes whose work can fail.
+#[derive(Debug, Args)]
+pub(crate) struct TryArgs {
+    /// How long a message may take; then what works on it is ended and the attempt has failed. Without it: as
+    /// long as it takes.
     #[arg(long, env = "MAYFLY_TIMEOUT", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
     /// How often a message is tried before it is dead-lettered.
     #[arg(long, env = "MAYFLY_MAX_ATTEMPTS", value_name = "COUNT", default_value = "5")]
     pub(crate) max_attempts: NonZeroU32,
-    /// The command with its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,10 @@
 mod exec;
 mod sleep;
 
+use std::{future::ready, time::Duration};
+
 use mayfly_broker::Message;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{exec::Exec, sleep::Sleep};
@@ -16,16 +19,42 @@ pub trait Handler: Send + Sync + 'static {
     /// Whether it ever asks for a retry or a dead-letter, so that the queues for those must exist.
     const MAY_FAIL: bool = true;
 
-    /// Works on `message`. When `interrupt` asks for it, everything that belongs to this message must have
-    /// ended before this returns [`Outcome::Interrupted`]; a message is given back only then.
+    /// Brings up what outlives messages: a child process, a server. The worker takes messages only afterwards,
+    /// and waits for it as long as its start may take.
+    ///
+    /// # Errors
+    /// [`CannotStart`]: the worker ends without having taken a message.
+    fn prepare(&self, _interrupt: &Interrupt) -> impl Future<Output = Result<(), CannotStart>> + Send {
+        ready(Ok(()))
+    }
+
+    /// Works on `message`. When [`Context::interrupt`] asks for it, everything that belongs to this message must
+    /// have ended before this returns [`Outcome::Interrupted`]; only then a message is given back, or tried
+    /// again where its time was over.
     ///
     /// # Errors
     /// [`CannotStart`] when it is not the message's fault: the message is given back and the worker ends.
     fn handle(
         &self,
         message: &Message,
-        interrupt: &Interrupt,
+        context: &Context,
     ) -> impl Future<Output = Result<Outcome, CannotStart>> + Send;
+
+    /// Ends what outlives messages. Called once, when no message is in work any more.
+    fn finish(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+}
+
+/// What a handler gets to know beside the message.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Which try this is, by our count of retries: 1 at first.
+    pub attempt: u32,
+    /// When the message's time is over, where it has a limit; [`Interrupt::end`] is cancelled then.
+    pub deadline: Option<Instant>,
+    /// Asks this message's work to end.
+    pub interrupt: Interrupt,
 }
 
 /// What became of the work on one message.
@@ -38,13 +67,22 @@ pub enum Outcome {
     Retry {
         /// Why, for people; stored with the message, cut to 1 KiB.
         reason: String,
+        /// Not before this time has passed: the retry queue with the next longer delay is taken, or the
+        /// longest there is. Without it the delay grows from attempt to attempt.
+        after: Option<Duration>,
     },
     /// It can never succeed: into the dead-letter queue.
     DeadLetter {
         /// Why, for people; stored with the message, cut to 1 KiB.
         reason: String,
     },
-    /// It was ended because [`Interrupt`] asked for it: give it back.
+    /// What works on messages ended without an answer while this one was in work, perhaps because of it: it
+    /// is handled alone from now on.
+    Crashed {
+        /// What was seen, for people; stored with the message, cut to 1 KiB.
+        reason: String,
+    },
+    /// It was ended because [`Interrupt`] asked for it.
     Interrupted,
 }
 
@@ -59,15 +97,35 @@ pub struct CannotStart {
 /// Asks handlers to end; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
-    /// Cancelled at the end of the grace period: end soon.
+    /// Cancelled at the end of the grace period, or when the message's time is over: end soon.
     pub end: CancellationToken,
     /// Cancelled when the message is not ours any more, or we must be gone: end at once.
     pub kill: CancellationToken,
 }
 
+// === impl Outcome ===
+
+impl Outcome {
+    /// A retry after the usual delay.
+    #[must_use]
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::Retry { reason: reason.into(), after: None }
+    }
+}
+
 // === impl Interrupt ===
 
 impl Interrupt {
+    /// One of its own for a message: asked whenever this one is, and on its own account.
+    pub(crate) fn child(&self) -> Self {
+        Self { end: self.end.child_token(), kill: self.kill.child_token() }
+    }
+
+    /// Whether either is asked for.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.end.is_cancelled() || self.kill.is_cancelled()
+    }
+
     /// Waits until either is asked for.
     pub async fn asked(&self) {
         tokio::select! {

@@ -4,12 +4,12 @@
 //! The binary runs a command per message. For work in Rust, implement [`Handler`] and call [`work`]:
 //!
 //! ```
-//! use mayfly_worker::{CannotStart, Handler, Interrupt, Message, Outcome};
+//! use mayfly_worker::{CannotStart, Context, Handler, Message, Outcome};
 //!
 //! struct Count;
 //!
 //! impl Handler for Count {
-//!     async fn handle(&self, message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
+//!     async fn handle(&self, message: &Message, _context: &Context) -> Result<Outcome, CannotStart> {
 //!         match std::str::from_utf8(&message.body) {
 //!             Ok(text) => println!("{} words", text.split_whitespace().count()),
 //!             Err(error) => return Ok(Outcome::DeadLetter { reason: error.to_string() }),
@@ -56,7 +56,7 @@ mod tally;
 mod work;
 
 pub use args::Cli;
-pub use handler::{CannotStart, Exec, Handler, Interrupt, Outcome, Sleep};
+pub use handler::{CannotStart, Context, Exec, Handler, Interrupt, Outcome, Sleep};
 pub use mayfly_broker::{BrokerUrl, Message};
 pub use mayfly_service::{Shutdown, report::ExitReport};
 pub use options::{BadOptions, Options};

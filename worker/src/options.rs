@@ -8,7 +8,7 @@ use std::{
 use mayfly_broker::BrokerUrl;
 
 use crate::{
-    args::{LaunchArgs, WorkArgs},
+    args::{LaunchArgs, TryArgs, WorkArgs},
     lifecycle::Rules,
 };
 
@@ -37,6 +37,8 @@ pub struct Options {
     pub reconnect_for: Duration,
     /// How often a message is tried before it is dead-lettered.
     pub max_attempts: NonZeroU32,
+    /// How long a message may take in its handler; `None`: as long as it takes.
+    pub timeout: Option<Duration>,
     /// Whether to declare the standard topology first.
     pub declare: bool,
 }
@@ -56,6 +58,9 @@ pub enum BadOptions {
     },
 }
 
+/// How the broker's tools show a worker of which nothing else is known.
+const NAME: &str = "mayfly-worker";
+const MAX_ATTEMPTS: NonZeroU32 = NonZeroU32::new(5).unwrap();
 /// Behind every launched worker: one that was started by hand takes what they leave.
 const PRIORITY_BY_HAND: i32 = -1000;
 /// lapin keeps 64 frames per connection; this is enough for one frame per usual message.
@@ -64,17 +69,41 @@ const FRAME_MAX: u32 = 16384;
 // === impl Options ===
 
 impl Options {
+    /// The defaults of the command line, for `queue` at `url`.
+    #[must_use]
+    pub fn new(url: BrokerUrl, queue: &str) -> Self {
+        Self {
+            url: url.with_default_frame_max(FRAME_MAX),
+            queue: queue.to_owned(),
+            name: NAME.to_owned(),
+            concurrency: NonZeroU16::MIN,
+            prefetch: NonZeroU16::MIN,
+            priority: PRIORITY_BY_HAND,
+            max_idle: Duration::from_secs(20),
+            grace: Duration::from_secs(30),
+            start_deadline: Duration::from_secs(60),
+            reconnect_for: Duration::from_secs(30),
+            max_attempts: MAX_ATTEMPTS,
+            timeout: None,
+            declare: false,
+        }
+    }
+
+    /// `tries` is absent where work can't fail.
+    ///
     /// # Errors
     /// [`BadOptions`] when options contradict each other.
-    pub(crate) fn new(args: &WorkArgs, url: BrokerUrl, max_attempts: NonZeroU32) -> Result<Self, BadOptions> {
+    pub(crate) fn from_args(
+        args: &WorkArgs,
+        tries: Option<&TryArgs>,
+        url: BrokerUrl,
+    ) -> Result<Self, BadOptions> {
         let prefetch = args.prefetch.unwrap_or(args.concurrency);
         if prefetch < args.concurrency {
             let (prefetch, concurrency) = (prefetch.get(), args.concurrency.get());
             return Err(BadOptions::PrefetchBelowConcurrency { prefetch, concurrency });
         }
         Ok(Self {
-            url: url.with_default_frame_max(FRAME_MAX),
-            queue: args.queue.clone(),
             name: name(&args.launch),
             concurrency: args.concurrency,
             prefetch,
@@ -83,8 +112,10 @@ impl Options {
             grace: args.grace,
             start_deadline: args.start_deadline,
             reconnect_for: args.reconnect_for,
-            max_attempts,
+            max_attempts: tries.map_or(MAX_ATTEMPTS, |tries| tries.max_attempts),
+            timeout: tries.and_then(|tries| tries.timeout),
             declare: args.declare,
+            ..Self::new(url, &args.queue)
         })
     }
 
@@ -109,7 +140,7 @@ fn name(launch: &LaunchArgs) -> String {
         .into_iter()
         .flatten()
         .collect();
-    format!("mayfly-worker {}", parts.join("-")).trim_end().to_owned()
+    format!("{NAME} {}", parts.join("-")).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -122,7 +153,7 @@ mod tests {
     fn options(arguments: &[&str]) -> Result<Options, BadOptions> {
         let line = ["mayfly-worker", "sleep", "--queue", "q"].iter().chain(arguments);
         let Command::Sleep(sleep) = Cli::try_parse_from(line).unwrap().command else { unreachable!() };
-        Options::new(&sleep.work, "amqp://localhost".parse().unwrap(), NonZeroU32::MIN)
+        Options::from_args(&sleep.work, None, "amqp://localhost".parse().unwrap())
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) fn route(
     let (reason, may_retry) = match outcome {
         Outcome::Done => return Route::Settle(Verdict::Done),
         Outcome::Interrupted => return Route::Settle(Verdict::Interrupted),
-        Outcome::Retry { reason } => (reason, true),
+        Outcome::Retry { reason, .. } | Outcome::Crashed { reason } => (reason, true),
         Outcome::DeadLetter { reason } => (reason, false),
     };
     let reason = bounded(&reason);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     fn retry() -> Outcome {
-        Outcome::Retry { reason: "exit code 1".to_owned() }
+        Outcome::retry("exit code 1")
     }
 
     fn routed(attempt: i64, outcome: Outcome) -> (Option<String>, Verdict) {

@@ -1,6 +1,6 @@
 //! The program around the worker: start claim, admin server, exit report.
 
-use std::{ffi::OsStr, num::NonZeroU32, path::Path};
+use std::{ffi::OsStr, path::Path};
 
 use axum::Router;
 use clap::{CommandFactory, Parser};
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{Cli, Command, TERMINATION_LOG, WorkArgs},
+    args::{Cli, Command, TERMINATION_LOG, TryArgs, WorkArgs},
     handler::{Exec, Handler, Sleep},
     options::Options,
     probe::probe,
@@ -61,7 +61,7 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
     match command {
         Command::Sleep(args) => {
             let handler = Sleep { time: args.time };
-            launch(&args.work, &broker, NonZeroU32::MIN, handler, &shutdown).await
+            launch(&args.work, None, &broker, handler, &shutdown).await
         }
         Command::Exec(args) => {
             let mut words = args.command.into_iter();
@@ -71,9 +71,8 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
                 std::env::vars_os(),
                 OsStr::new(&broker.broker_url_env),
                 &args.work.queue,
-                args.timeout,
             );
-            launch(&args.work, &broker, args.max_attempts, handler, &shutdown).await
+            launch(&args.work, Some(&args.tries), &broker, handler, &shutdown).await
         }
         Command::Ready(args) => probe(args.admin_listen).await,
         Command::Completions { shell } => {
@@ -86,8 +85,8 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
 /// Claims the start, works, and tells the end wherever it should be told.
 async fn launch<H: Handler>(
     args: &WorkArgs,
+    tries: Option<&TryArgs>,
     broker: &BrokerArgs,
-    max_attempts: NonZeroU32,
     handler: H,
     shutdown: &Shutdown,
 ) -> ExitCode {
@@ -107,7 +106,7 @@ async fn launch<H: Handler>(
         Ok(epoch) => match broker
             .load()
             .map_err(|error| chain(&error))
-            .and_then(|url| Options::new(args, url, max_attempts).map_err(|error| error.to_string()))
+            .and_then(|url| Options::from_args(args, tries, url).map_err(|error| error.to_string()))
         {
             Err(error) => (refusal(&error), ExitCode::Usage),
             Ok(options) => {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     attend::Attendant,
     forward::Forwarder,
-    handler::Handler,
+    handler::{Handler, Interrupt},
     lifecycle::End,
     options::Options,
     report::report,
@@ -67,10 +67,14 @@ pub(crate) async fn work_announced<H: Handler>(
         handler,
         topology: topology.clone(),
         max_attempts: options.max_attempts,
+        timeout: options.timeout,
         forwarder: Forwarder::new(options.url.clone(), publisher_name, options.reconnect_for),
     });
     let mut tally = Tally::default();
     let mut startup = None;
+    if let Err((reason, detail)) = prepare(&attendant.handler, options, epoch, shutdown).await {
+        return report(reason, detail.as_deref(), &tally);
+    }
     let mut window = Window { ends: epoch + options.start_deadline, was_ready: false, cause: None };
     let (reason, detail) = loop {
         let link = match connect::<H>(options, &topology, &window, shutdown).await {
@@ -95,10 +99,44 @@ pub(crate) async fn work_announced<H: Handler>(
             }
         }
     };
+    attendant.handler.finish().await;
     attendant.forwarder.close().await;
     let mut report = report(reason, detail.as_deref(), &tally);
     report.startup_ms = startup.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     report
+}
+
+/// Brings the handler up within the start deadline.
+async fn prepare<H: Handler>(
+    handler: &H,
+    options: &Options,
+    epoch: Instant,
+    shutdown: &Shutdown,
+) -> Result<(), NoLink> {
+    let interrupt = Interrupt::default();
+    let preparing = tokio::time::timeout_at(epoch + options.start_deadline, handler.prepare(&interrupt));
+    tokio::pin!(preparing);
+    let prepared = tokio::select! {
+        biased;
+        () = shutdown.stop.cancelled() => {
+            interrupt.kill.cancel();
+            // It may have begun something that it must end itself.
+            let _ = preparing.await;
+            handler.finish().await;
+            return Err((ExitReason::AskedToStop, None));
+        }
+        prepared = &mut preparing => prepared,
+    };
+    let detail = match prepared {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => {
+            let limit = humantime::format_duration(options.start_deadline);
+            format!("handler cannot start: not ready within {limit} (--start-deadline)")
+        }
+    };
+    handler.finish().await;
+    Err((ExitReason::HandlerUnavailable, Some(detail)))
 }
 
 /// Tries for a connection until the window ends.

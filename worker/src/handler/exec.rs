@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use self::group::Group;
-use super::{CannotStart, Handler, Interrupt, Outcome};
+use super::{CannotStart, Context, Handler, Interrupt, Outcome};
 
 /// Runs a command for each message.
 ///
@@ -32,14 +32,12 @@ pub struct Exec {
     /// What it inherits: our environment without anything of ours.
     environment: Vec<(OsString, OsString)>,
     queue: String,
-    timeout: Option<Duration>,
 }
 
 /// Why a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Itself,
-    Timeout,
     Interrupt,
     Kill,
 }
@@ -59,20 +57,19 @@ const NOT_FOUND: i32 = 127;
 // === impl Exec ===
 
 impl Exec {
-    /// Runs `command` with `arguments` for messages of `queue`, each for at most `timeout`. It inherits
-    /// `environment` without all variables named `MAYFLY_…`, and without `hidden`.
+    /// Runs `command` with `arguments` for messages of `queue`. It inherits `environment` without all variables
+    /// named `MAYFLY_…`, and without `hidden`.
     pub fn new(
         command: OsString,
         arguments: Vec<OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         hidden: &OsStr,
         queue: &str,
-        timeout: Option<Duration>,
     ) -> Self {
         let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(OUR_PREFIX.as_bytes());
         let environment =
             environment.into_iter().filter(|(name, _)| !is_ours(name) && name != hidden).collect();
-        Self { command, arguments, environment, queue: queue.to_owned(), timeout }
+        Self { command, arguments, environment, queue: queue.to_owned() }
     }
 
     fn command(&self, message: &Message) -> std::process::Command {
@@ -99,9 +96,8 @@ impl Exec {
             exited = group.exited() => exited.map(|()| Cause::Itself)?,
             () = interrupt.kill.cancelled() => Cause::Kill,
             () = interrupt.end.cancelled() => Cause::Interrupt,
-            () = elapsed(self.timeout) => Cause::Timeout,
         };
-        if matches!(cause, Cause::Interrupt | Cause::Timeout) {
+        if cause == Cause::Interrupt {
             group.terminate();
             tokio::select! {
                 exited = group.exited() => exited?,
@@ -114,7 +110,7 @@ impl Exec {
 }
 
 impl Handler for Exec {
-    async fn handle(&self, message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
+    async fn handle(&self, message: &Message, context: &Context) -> Result<Outcome, CannotStart> {
         let cannot_start = |error: std::io::Error| CannotStart {
             reason: format!("{}: {error}", self.command.to_string_lossy()),
         };
@@ -126,7 +122,7 @@ impl Handler for Exec {
                 tokio::join!(feed(stdin, &message.body), log_stdout(stdout, id), log_stderr(stderr, id));
             last
         };
-        let conduct = self.conduct(group, interrupt);
+        let conduct = self.conduct(group, &context.interrupt);
         tokio::pin!(pump, conduct);
         let mut last_line = None;
         let ended = loop {
@@ -141,49 +137,27 @@ impl Handler for Exec {
         }
         let last_line = last_line.unwrap_or_default();
         match ended {
-            Ok((cause, status)) => judge(cause, status, self.timeout, &last_line),
-            Err(error) => Ok(Outcome::Retry { reason: format!("waiting for the command failed: {error}") }),
+            Ok((cause, status)) => judge(cause, status, &last_line),
+            Err(error) => Ok(Outcome::retry(format!("waiting for the command failed: {error}"))),
         }
     }
 }
 
 /// What an end means for the message.
-fn judge(
-    cause: Cause,
-    status: ExitStatus,
-    timeout: Option<Duration>,
-    last_line: &str,
-) -> Result<Outcome, CannotStart> {
-    let with_last_line =
-        |what: String| if last_line.is_empty() { what } else { format!("{what}: {last_line}") };
-    match (cause, status.code()) {
-        (Cause::Interrupt | Cause::Kill, _) => Ok(Outcome::Interrupted),
-        (Cause::Timeout, _) => {
-            let limit = humantime::format_duration(timeout.unwrap_or_default());
-            Ok(Outcome::Retry { reason: with_last_line(format!("took longer than {limit}")) })
-        }
-        (Cause::Itself, Some(0)) => Ok(Outcome::Done),
-        (Cause::Itself, Some(DATA_ERROR)) => {
-            Ok(Outcome::DeadLetter { reason: with_last_line(format!("exit code {DATA_ERROR}")) })
-        }
-        (Cause::Itself, Some(code @ (NOT_EXECUTABLE | NOT_FOUND))) => {
-            Err(CannotStart { reason: with_last_line(format!("exit code {code}")) })
-        }
-        (Cause::Itself, Some(code)) => {
-            Ok(Outcome::Retry { reason: with_last_line(format!("exit code {code}")) })
-        }
-        (Cause::Itself, None) => {
-            let signal = status.signal().unwrap_or_default();
-            Ok(Outcome::Retry { reason: with_last_line(format!("killed by signal {signal}")) })
-        }
+fn judge(cause: Cause, status: ExitStatus, last_line: &str) -> Result<Outcome, CannotStart> {
+    if cause != Cause::Itself {
+        return Ok(Outcome::Interrupted);
     }
-}
-
-/// Never returns without a limit.
-async fn elapsed(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
+    let what = match status.code() {
+        Some(code) => format!("exit code {code}"),
+        None => format!("killed by signal {}", status.signal().unwrap_or_default()),
+    };
+    let reason = if last_line.is_empty() { what } else { format!("{what}: {last_line}") };
+    match status.code() {
+        Some(0) => Ok(Outcome::Done),
+        Some(DATA_ERROR) => Ok(Outcome::DeadLetter { reason }),
+        Some(NOT_EXECUTABLE | NOT_FOUND) => Err(CannotStart { reason }),
+        _ => Ok(Outcome::retry(reason)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mayfly_broker::Message;
 
-use super::{CannotStart, Handler, Interrupt, Outcome};
+use super::{CannotStart, Context, Handler, Outcome};
 
 /// Sleeps for `time` per message.
 #[derive(Debug, Clone, Copy)]
@@ -18,14 +18,14 @@ pub struct Sleep {
 impl Handler for Sleep {
     const MAY_FAIL: bool = false;
 
-    async fn handle(&self, _message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
+    async fn handle(&self, _message: &Message, context: &Context) -> Result<Outcome, CannotStart> {
         if self.time.is_zero() {
             // A timer would take a millisecond.
             return Ok(Outcome::Done);
         }
         Ok(tokio::select! {
             () = tokio::time::sleep(self.time) => Outcome::Done,
-            () = interrupt.asked() => Outcome::Interrupted,
+            () = context.interrupt.asked() => Outcome::Interrupted,
         })
     }
 }

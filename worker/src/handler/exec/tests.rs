@@ -10,12 +10,12 @@ fn status(code: i32) -> ExitStatus {
 }
 
 fn judged(cause: Cause, status: ExitStatus) -> Result<Outcome, CannotStart> {
-    judge(cause, status, Some(Duration::from_secs(5)), "last words")
+    judge(cause, status, "last words")
 }
 
 #[test]
 fn exit_codes_mean_what_the_help_says() {
-    let retry = |reason: &str| Ok(Outcome::Retry { reason: reason.to_owned() });
+    let retry = |reason: &str| Ok(Outcome::retry(reason));
     assert_eq!(judged(Cause::Itself, status(0)), Ok(Outcome::Done));
     let dead = Ok(Outcome::DeadLetter { reason: "exit code 65: last words".to_owned() });
     assert_eq!(judged(Cause::Itself, status(65)), dead);
@@ -30,8 +30,6 @@ fn exit_codes_mean_what_the_help_says() {
 fn a_command_that_we_ended_is_never_done_whatever_it_exits_with() {
     assert_eq!(judged(Cause::Interrupt, status(0)), Ok(Outcome::Interrupted));
     assert_eq!(judged(Cause::Kill, status(65)), Ok(Outcome::Interrupted));
-    let late = Ok(Outcome::Retry { reason: "took longer than 5s: last words".to_owned() });
-    assert_eq!(judged(Cause::Timeout, status(0)), late);
 }
 
 fn message(id: &str, body: &[u8]) -> Message {
@@ -41,16 +39,19 @@ fn message(id: &str, body: &[u8]) -> Message {
     Message::from(delivery)
 }
 
+fn context(interrupt: &Interrupt) -> Context {
+    Context { attempt: 1, deadline: None, interrupt: interrupt.clone() }
+}
+
 /// Runs `script` with `sh`, its environment being `MAYFLY_BROKER_URL`, `SECRET`, `FILE` and `PATH`.
 struct Shell {
     directory: TempDir,
-    timeout: Option<Duration>,
     interrupt: Interrupt,
 }
 
 impl Shell {
     fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), timeout: None, interrupt: Interrupt::default() }
+        Self { directory: tempfile::tempdir().unwrap(), interrupt: Interrupt::default() }
     }
 
     async fn run(&self, script: &str, message: &Message) -> Result<Outcome, CannotStart> {
@@ -68,10 +69,11 @@ impl Shell {
             environment.map(|(name, value)| (name.into(), value)),
             OsStr::new("SECRET"),
             "q",
-            self.timeout,
         );
         // Nothing here may take long; a hang must end as a failure and not as a hanging test.
-        tokio::time::timeout(Duration::from_secs(60), exec.handle(message, &self.interrupt)).await.unwrap()
+        tokio::time::timeout(Duration::from_secs(60), exec.handle(message, &context(&self.interrupt)))
+            .await
+            .unwrap()
     }
 
     fn file(&self) -> String {
@@ -138,15 +140,6 @@ async fn what_the_command_leaves_running_is_gone_before_its_message_is_settled()
 }
 
 #[tokio::test]
-async fn a_command_that_takes_too_long_is_ended_with_its_group() {
-    let shell = Shell { timeout: Some(Duration::from_millis(1500)), ..Shell::new() };
-    let script = "sleep 1000 & echo $! > $FILE; echo why >&2; wait";
-    let late = Outcome::Retry { reason: "took longer than 1s 500ms: why".to_owned() };
-    assert_eq!(shell.run(script, &message("id", b"")).await, Ok(late));
-    assert!(!shell.is_there());
-}
-
-#[tokio::test]
 async fn an_interrupted_command_may_say_its_last_words_and_a_deaf_one_is_killed() {
     for script in [
         "trap 'exit 0' TERM; sleep 1000 & echo $! > $FILE; wait",
@@ -168,8 +161,8 @@ async fn an_interrupted_command_may_say_its_last_words_and_a_deaf_one_is_killed(
 
 #[tokio::test]
 async fn a_command_that_is_not_there_is_not_the_messages_fault() {
-    let missing = Exec::new("/no/such/command".into(), vec![], [], OsStr::new(""), "q", None);
-    let outcome = missing.handle(&message("id", b""), &Interrupt::default()).await;
+    let missing = Exec::new("/no/such/command".into(), vec![], [], OsStr::new(""), "q");
+    let outcome = missing.handle(&message("id", b""), &context(&Interrupt::default())).await;
     assert!(outcome.unwrap_err().reason.contains("/no/such/command"));
     let outcome = Shell::new().run("/no/such/command", &message("id", b"")).await;
     assert!(outcome.unwrap_err().reason.starts_with("exit code 127"));
