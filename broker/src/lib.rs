@@ -6,6 +6,7 @@
 mod connection;
 mod depth;
 mod error;
+mod headers;
 mod intake;
 mod message;
 mod publisher;

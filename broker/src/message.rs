@@ -213,7 +213,7 @@ fn new_id() -> String {
 }
 
 /// A header's value as a number: clients differ in the width that they choose.
-fn integer(value: &AMQPValue) -> Option<i64> {
+pub(crate) fn integer(value: &AMQPValue) -> Option<i64> {
     match *value {
         AMQPValue::ShortShortInt(number) => Some(number.into()),
         AMQPValue::ShortShortUInt(number) => Some(number.into()),
