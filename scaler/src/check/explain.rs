@@ -96,13 +96,17 @@ fn place(launcher: &LauncherConfig, instance: &str) -> Vec<Sentence> {
 }
 
 fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
-    let mut sentences = vec![
+    let mut sentences = Vec::new();
+    if pool.queues.len() > 1 {
+        sentences.push(sentence("queues", several_queues(pool)));
+    }
+    sentences.extend([
         sentence("launch", launch(pool)),
         sentence("small batch", small_batch(pool)),
         sentence("one by one", one_by_one(pool)),
         sentence("pace", pace(pool)),
         sentence("limit", limit(pool)),
-    ];
+    ]);
     if pool.min_workers > 0 {
         sentences.push(sentence("kept warm", kept_warm(pool)));
     }
@@ -144,6 +148,14 @@ fn worker(template: &WorkerTemplate) -> Vec<Sentence> {
             vec![sentence("template", format!("each is a copy of what CronJob {name} holds (suspended)"))]
         }
     }
+}
+
+fn several_queues(pool: &PoolConfig) -> String {
+    format!(
+        "what waits in the {} counts together, the oldest message of all decides the age; each worker must \
+         take from all of them",
+        pool.queues.len()
+    )
 }
 
 fn launch(pool: &PoolConfig) -> String {
@@ -292,7 +304,8 @@ impl fmt::Display for Explanation {
         writeln!(formatter, "instance {instance}")?;
         lines(formatter, general, warnings)?;
         for PoolExplanation { pool, queues, sentences, warnings } in pools {
-            writeln!(formatter, "\npool {pool}, queue {}", queues.join(", "))?;
+            let noun = if queues.len() > 1 { "queues" } else { "queue" };
+            writeln!(formatter, "\npool {pool}, {noun} {}", queues.join(", "))?;
             lines(formatter, sentences, warnings)?;
         }
         Ok(())

@@ -55,6 +55,25 @@ pools:
 }
 
 #[test]
+fn several_queues_of_a_pool_are_explained() {
+    let text = "
+instance: mayfly
+launcher: { kubernetes: {} }
+pools:
+  - name: documents
+    queues: [{ name: urgent }, { name: bulk }]
+    worker: { template: mayfly-documents }
+";
+    let explained = explained(text);
+    for sentence in [
+        "pool documents, queues urgent, bulk\n",
+        "queues       what waits in the 2 counts together, the oldest message of all decides the age; each worker must take from all of them\n",
+    ] {
+        assert!(explained.contains(sentence), "{sentence}: {explained}");
+    }
+}
+
+#[test]
 fn everything_configured_is_explained_and_what_is_odd_is_warned_of() {
     let text = "
 instance: mayfly

@@ -191,7 +191,7 @@ impl RawPool {
         }
         not_yet(&at("pods_per_node"), self.pods_per_node.is_some(), "nodes that are filled (with slo)")?;
         not_yet(&at("start"), self.start.is_some(), "late starts (with slo)")?;
-        let queue = only_queue(path, self.queues)?;
+        let queues = queue_names(path, self.queues)?;
         let worker = self.worker.unwrap_or_default().checked(&at("worker"), launcher)?;
         let launch_interval = match (self.launch_interval, self.check_trigger_interval) {
             (Some(_), Some(_)) => {
@@ -205,7 +205,7 @@ impl RawPool {
             (None, None) => None,
         };
         let cooldowns = SHORTEST_COOLDOWN..=*ANY_DURATION.end();
-        let mut checked = PoolConfig::with_defaults(&pool, &queue, worker);
+        let mut checked = PoolConfig { queues, ..PoolConfig::with_defaults(&pool, &pool, worker) };
         set(&mut checked.launch_interval, launch_interval.map(Ok))?;
         set(
             &mut checked.target_queue_size,
@@ -342,17 +342,18 @@ fn cronjob_name(path: &str, text: &str) -> Result<String, ConfigError> {
     Err(conflict(path.to_owned(), problem))
 }
 
-fn only_queue(path: &str, queues: Vec<RawQueue>) -> Result<String, ConfigError> {
+/// The names of a pool's queues, the first one served first.
+fn queue_names(path: &str, queues: Vec<RawQueue>) -> Result<Vec<String>, ConfigError> {
     let queues_path = format!("{path}.queues");
-    let several = queues.len() > 1;
-    let Some(queue) = queues.into_iter().next() else {
+    if queues.is_empty() {
         return Err(missing(&queues_path, "expected [{ name: QUEUE }]"));
+    }
+    let checked = |(index, RawQueue { name: queue, slo })| {
+        not_yet(&format!("{queues_path}[{index}].slo"), slo.is_some(), "slo queues")?;
+        let path = format!("{queues_path}[{index}].name");
+        name(&path, &required(&path, queue, "the name of a queue")?, LONGEST_QUEUE_NAME)
     };
-    not_yet(&queues_path, several, "several queues per pool")?;
-    let RawQueue { name: queue, slo } = queue;
-    not_yet(&format!("{queues_path}[0].slo"), slo.is_some(), "slo queues")?;
-    let path = format!("{queues_path}[0].name");
-    name(&path, &required(&path, queue, "the name of a queue")?, LONGEST_QUEUE_NAME)
+    queues.into_iter().enumerate().map(checked).collect()
 }
 
 fn environment_name(path: &str, variable: &str) -> Result<String, ConfigError> {

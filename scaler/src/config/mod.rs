@@ -72,7 +72,7 @@ pub enum LauncherConfig {
 pub struct PoolConfig {
     /// Its name, unique.
     pub name: String,
-    /// Its queues (one, for now).
+    /// Its queues, at least one, in the order in which its workers serve them.
     pub queues: Vec<String>,
     /// More ready messages than this launch a worker.
     pub target_queue_size: u64,

@@ -126,6 +126,12 @@ fn the_earlier_systems_bare_numbers_keep_their_units() {
 }
 
 #[test]
+fn a_pool_has_several_queues_in_the_order_in_which_they_are_served() {
+    let several = WHOLE.replace("{ name: documents }", "{ name: urgent }, { name: bulk }");
+    assert_eq!(pool_of(Config::parse(&several, &Overrides::default())).queues, ["urgent", "bulk"]);
+}
+
+#[test]
 fn unlimited_is_a_word() {
     assert_eq!(pool_of(with_pool_lines("max_workers: unlimited")).max_workers, None);
     assert_eq!(pool_of(with_pool_lines("max_workers: 0")).max_workers, Some(0));
@@ -236,8 +242,12 @@ fn every_other_mistake_names_its_place_and_what_is_allowed() {
             "pools[0].queues: is missing; expected [{ name: QUEUE }]",
         ),
         (
-            whole("{ name: documents }", "{ name: a }, { name: b }"),
-            "pools[0].queues: several queues per pool come with a later version",
+            whole("{ name: documents }", "{ name: a }, { name: a }"),
+            r#"pools[0].queues[1].name: queue "a" is in pool "documents" already"#,
+        ),
+        (
+            whole("{ name: documents }", "{ name: a }, {}"),
+            "pools[0].queues[1].name: is missing; the name of a queue",
         ),
         (
             whole("{ name: documents }", "{ name: a, slo: 5m }"),

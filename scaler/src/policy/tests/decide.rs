@@ -116,6 +116,29 @@ fn of_several_queues_the_known_ones_count() {
 }
 
 #[test]
+fn of_several_queues_the_oldest_message_decides_the_age() {
+    let scene = Scene {
+        pool: PoolConfig { target_queue_size: 9, ..pool("p") },
+        queues: vec![("a", known(waiting(1))), ("b", known(waiting(1)))],
+        ..base()
+    };
+    let config = scene.config();
+    let looks = [(90, 0, 0), (71, 0, 0), (70, 0, 1), (5, 1, 1), (0, 1, 1)];
+    for swapped in [false, true] {
+        let memory = looks.iter().fold(Memory::default(), |memory, &(age, a, b)| {
+            let (a, b) = if swapped { (b, a) } else { (a, b) };
+            let mut seen = scene.observation();
+            for (queue, ready) in [("a", a), ("b", b)] {
+                seen.queues.insert(queue.to_owned(), Fact::Known { value: waiting(ready), at: ago(age) });
+            }
+            remember(memory, &seen, &config)
+        });
+        let reason = LaunchReason::MessageTooOld { ready: 2, age: seconds(71), limit: seconds(60) };
+        assert_eq!(decide(&memory, &scene.observation(), &config, NOW)["p"], launches([0], reason));
+    }
+}
+
+#[test]
 fn depth_alone_launches_strictly_above_the_target() {
     let with_target = |target, count| Scene {
         pool: PoolConfig { target_queue_size: target, ..pool("p") },
