@@ -9,7 +9,7 @@ use crate::{
     cluster::Cluster,
     config::{Config, LauncherConfig, Overrides},
     launcher::{KubernetesLauncher, Launcher, Look, ProcessLauncher},
-    policy::{PoolState, StateRecord, judge},
+    policy::{Arrivals, LeadTimes, PoolState, StateRecord, judge},
     state::{ConfigMapState, FileState, StateError, StateStore},
     time::{Clock, Time},
 };
@@ -183,10 +183,19 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
         line("ended, counted", judged.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     }
     if let Some(time) = estimates.service_time {
-        line("service time", format!("{:.0} ms a message", time.mean_ms));
+        line("service time", format!("{:.0} ms a message", time.seconds() * 1000.0));
     }
-    if let Some(lead) = estimates.lead_time() {
-        line("lead time", format!("{:.1} s", lead.as_secs_f64()));
+    let LeadTimes { warm, cold } = estimates.lead_times(std::iter::empty());
+    for (name, lead) in [("lead time", warm), ("with its node", cold)] {
+        if let Some(lead) = lead {
+            line(name, format!("{:.1} s", lead.as_secs_f64()));
+        }
+    }
+    if let Some(places) = estimates.pods_per_node {
+        line("a node holds", format!("{places} or more"));
+    }
+    for (queue, arrivals) in &estimates.arrivals {
+        line("arrivals", format!("{:.2} messages/s in {queue}", Arrivals::per_second(arrivals)));
     }
     text
 }

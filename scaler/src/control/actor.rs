@@ -102,7 +102,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         let mut course = decider.course(&judged, &view.intents_seen);
         let wrote = persist_estimates || amended || course.record.differs_in_substance(&record);
         if wrote {
-            decider.keep_marks(&mut course.record);
+            decider.keep_estimates(&mut course.record);
             if expected.is_none() && view.lost_since.take().is_some() {
                 tracing::error!(
                     "the state record was lost and is rebuilt: pause and cool-down of all pools are lost"

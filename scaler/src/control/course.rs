@@ -178,17 +178,20 @@ impl Decider<'_> {
             slot: intent.slot,
             reason: intent.reason.clone(),
             stamp: intent.stamp,
-            service_time: service_time
-                .and_then(|time| Duration::try_from_secs_f64(time.mean_ms / 1000.0).ok()),
+            service_time: service_time.and_then(|time| Duration::try_from_secs_f64(time.seconds()).ok()),
         }
     }
 
-    /// Puts what ages are counted from into the record.
-    pub(super) fn keep_marks(&self, record: &mut StateRecord) {
+    /// Puts what was learned since the last write into the record.
+    pub(super) fn keep_estimates(&self, record: &mut StateRecord) {
         for pool in &self.config.pools {
             for queue in &pool.queues {
+                let estimates = &mut record.pool_mut(&pool.name).estimates;
+                if let Some(arrivals) = self.memory.arrivals(queue) {
+                    estimates.arrivals.insert(queue.clone(), arrivals);
+                }
                 if let Some(marks) = self.memory.marks(queue) {
-                    record.pool_mut(&pool.name).estimates.queues.insert(queue.clone(), marks);
+                    estimates.queues.insert(queue.clone(), marks);
                 }
             }
         }

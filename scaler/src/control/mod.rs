@@ -253,16 +253,18 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         }
     }
 
-    /// Estimates are written when a wait began or turned, at most once a minute.
+    /// Estimates are written when a wait began or turned, or arrivals changed, at most once a minute.
     fn estimates_are_due(&self, config: &Config, now: Time) -> bool {
         let Some(record) = self.view.record.known().filter(|_| now >= self.due.estimates) else {
             return false;
         };
         config.pools.iter().any(|pool| {
-            let persisted = record.pool(&pool.name).estimates.queues;
+            let persisted = record.pool(&pool.name).estimates;
             pool.queues.iter().any(|queue| {
                 let turned = self.memory.marks(queue).and_then(|marks| marks.turned);
-                turned != persisted.get(queue).and_then(|marks| marks.turned)
+                let arrivals = self.memory.arrivals(queue).unwrap_or_default();
+                turned != persisted.queues.get(queue).and_then(|marks| marks.turned)
+                    || arrivals.differs_notably(&persisted.arrivals.get(queue).copied().unwrap_or_default())
             })
         })
     }

@@ -130,6 +130,8 @@ mod tests {
             serial: Some(1),
             slot: Some(0),
             launched: NOW,
+            node: None,
+            cold: false,
             phase: Phase::Pending { started: false, cause: PendingCause::Starting, since: NOW, detail: None },
         }
     }

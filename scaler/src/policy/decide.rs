@@ -335,8 +335,8 @@ impl Scene<'_> {
         // Without counters what is in flight is taken to be one message per ready worker, half done.
         #[expect(clippy::cast_precision_loss, reason = "an estimate of seconds, not an account")]
         let messages = need.ready as f64 + f64::from(counts.ready) / 2.0;
-        let drains_ms = messages * service_time.mean_ms / f64::from(counts.useful());
-        let drains_in = Duration::try_from_secs_f64(drains_ms / 1000.0).unwrap_or(Duration::MAX);
+        let drains = messages * service_time.seconds() / f64::from(counts.useful());
+        let drains_in = Duration::try_from_secs_f64(drains).unwrap_or(Duration::MAX);
         let lead = state.estimates.lead_time().unwrap_or(LEAD_PRIOR);
         (drains_in <= lead).then_some(Hold::WouldArriveTooLate { drains_in, lead })
     }

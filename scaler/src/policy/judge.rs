@@ -1,20 +1,10 @@
 //! Folds what the listing proves into the record, once fleet-wide: settled intents, and outcomes of ended
 //! workers with what they teach.
 
-use std::time::Duration;
+use mayfly_service::{ExitCode, report::ExitReason};
 
-use mayfly_service::{
-    ExitCode,
-    report::{ExitReason, ExitReport},
-};
-
-use super::{Action, Ending, Estimates, Phase, PoolState, ServiceTime, StateRecord, Worker};
+use super::{Action, Ending, Phase, PoolState, StateRecord, Worker};
 use crate::{config::Config, time::Time};
-
-/// Lead times remembered.
-const LEAD_TIMES: usize = 20;
-/// Done messages that the service time's mean rests on.
-const SERVICE_WINDOW: f64 = 200.0;
 
 /// A judged record.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +46,7 @@ pub fn judge(record: &StateRecord, workers: &[Worker], config: &Config, now: Tim
         listed.sort_by_key(|worker| worker.serial);
         let state = judgement.record.pool_mut(&name);
         settle_intents(state, &listed);
+        state.estimates.learn_places(listed.iter().copied());
         judge_outcomes(state, &name, &listed, config, now, &mut judgement.verdicts);
         // A serial is kept while its Job exists: the record was read before the listing, so a Job that the
         // listing lacks is gone for good.
@@ -97,7 +88,7 @@ fn judge_outcomes(
     for (worker, serial, Outcome { verdict, ending, .. }) in outcomes {
         state.judged.push(serial);
         if let Some(ending) = ending {
-            state.estimates.learn(ending);
+            state.estimates.learn(ending, worker.cold);
             if ending.report.as_ref().is_some_and(|report| report.done > 0) {
                 state.forgive();
             }
@@ -174,46 +165,5 @@ impl Ending {
         );
         let seen = self.detail.as_ref().map_or_else(String::new, |detail| format!("; {detail}"));
         format!("ended{code}{told}{seen}")
-    }
-}
-
-// === impl Estimates ===
-
-impl Estimates {
-    fn learn(&mut self, ending: &Ending) {
-        if let Some(lead_time) = ending.lead_time {
-            self.lead_times_ms.push(u64::try_from(lead_time.as_millis()).unwrap_or(u64::MAX));
-            let surplus = self.lead_times_ms.len().saturating_sub(LEAD_TIMES);
-            self.lead_times_ms.drain(..surplus);
-        }
-        if let Some(report) = ending.report.as_ref().filter(|report| report.done > 0) {
-            self.service_time = Some(ServiceTime::folded(self.service_time, report));
-        }
-    }
-
-    /// The 80th percentile of the last lead times; `None` if none was measured.
-    #[must_use]
-    pub fn lead_time(&self) -> Option<Duration> {
-        let mut sorted = self.lead_times_ms.clone();
-        sorted.sort_unstable();
-        let index = (sorted.len() * 4).div_ceil(5).checked_sub(1)?;
-        sorted.get(index).map(|millis| Duration::from_millis(*millis))
-    }
-}
-
-// === impl ServiceTime ===
-
-impl ServiceTime {
-    /// A mean over about the last [`SERVICE_WINDOW`] done messages: the report's own mean weighs as much as
-    /// its messages.
-    #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
-    fn folded(before: Option<Self>, report: &ExitReport) -> Self {
-        let weight = (report.done as f64).min(SERVICE_WINDOW);
-        // Handler time of retried and dead-lettered messages is in busy_ms as well.
-        let handled = report.done + report.retried + report.dead_lettered;
-        let mean_ms = report.busy_ms as f64 / handled as f64;
-        let Some(before) = before else { return Self { mean_ms, weight } };
-        let kept = before.weight.min(SERVICE_WINDOW - weight);
-        Self { mean_ms: (before.mean_ms * kept + mean_ms * weight) / (kept + weight), weight: kept + weight }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
-    Age, Counts, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
+    Age, Arrivals, Counts, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
     age::{QueueMemory, WATCH_GAP},
+    arrivals::{self, ArrivalMemory},
 };
 use crate::{config::Config, time::Time};
 
@@ -12,6 +13,7 @@ use crate::{config::Config, time::Time};
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
     queues: BTreeMap<String, QueueMemory>,
+    arrivals: BTreeMap<String, ArrivalMemory>,
     /// By pool: since when all its queues are known to be empty.
     empty_since: BTreeMap<String, Time>,
 }
@@ -20,8 +22,9 @@ pub struct Memory {
 /// of different age.
 #[must_use]
 pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> Memory {
-    let Memory { mut queues, mut empty_since } = memory;
+    let Memory { mut queues, mut arrivals, mut empty_since } = memory;
     for pool in &config.pools {
+        arrivals::observe(&mut arrivals, pool, observation);
         let mut emptiness = Emptiness::default();
         for queue in &pool.queues {
             let seen = observation.queues.get(queue);
@@ -54,7 +57,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             }
         }
     }
-    Memory { queues, empty_since }
+    Memory { queues, arrivals, empty_since }
 }
 
 /// What a new process that looked at `looked` may believe of a queue; `None` while state or workers are
@@ -120,6 +123,12 @@ impl Memory {
     #[must_use]
     pub fn marks(&self, queue: &str) -> Option<QueueMarks> {
         self.queues.get(queue).map(|memory| memory.marks)
+    }
+
+    /// How fast messages arrive in the queue; `None` before it was looked at.
+    #[must_use]
+    pub fn arrivals(&self, queue: &str) -> Option<Arrivals> {
+        self.arrivals.get(queue).map(|memory| memory.rates)
     }
 
     /// Since when all queues of the pool are known to be empty.

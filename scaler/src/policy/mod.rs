@@ -2,9 +2,11 @@
 //! the live loop, the tests and the simulator run the same code.
 
 mod age;
+mod arrivals;
 mod cooldown;
 mod decide;
 mod decision;
+mod estimate;
 mod judge;
 mod memory;
 mod observation;
@@ -13,8 +15,10 @@ mod record;
 mod share;
 
 pub use age::{Age, QueueMarks};
+pub use arrivals::Arrivals;
 pub use decide::{Counts, DEPTH_STALE_AFTER, LISTING_STALE_AFTER, decide, decide_pool};
 pub use decision::{Decision, Hold, Launch, LaunchReason, Withdraw};
+pub use estimate::LeadTimes;
 pub use judge::{Judgement, Verdict, judge};
 pub use memory::{Memory, remember};
 pub use observation::{Ending, Fact, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker};

@@ -101,6 +101,11 @@ pub struct Worker {
     pub slot: Option<u32>,
     /// When it was launched: the intent's stamp.
     pub launched: Time,
+    /// Its node, once it has one and where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether it had to wait for its node, as far as is known.
+    pub cold: bool,
     /// Where it is in its life.
     pub phase: Phase,
 }

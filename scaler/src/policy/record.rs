@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::QueueMarks;
+use super::{Arrivals, QueueMarks};
 use crate::time::Time;
 
 /// The version of [`StateRecord`] that this build writes and reads.
@@ -96,8 +96,18 @@ pub struct Intent {
 pub struct Estimates {
     /// Work per done message.
     pub service_time: Option<ServiceTime>,
-    /// The last lead times (launch to ready), oldest first, at most 20, in milliseconds.
+    /// The last lead times (launch to ready) of workers that found room, oldest first, at most 20, in
+    /// milliseconds.
     pub lead_times_ms: Vec<u64>,
+    /// The same of workers that had to wait for their node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cold_lead_times_ms: Vec<u64>,
+    /// The most workers of the pool that were seen on one node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods_per_node: Option<u32>,
+    /// Per queue, how fast messages arrive.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub arrivals: BTreeMap<String, Arrivals>,
     /// Per queue, what the age of its oldest message is counted from.
     pub queues: BTreeMap<String, QueueMarks>,
 }
@@ -110,6 +120,9 @@ pub struct ServiceTime {
     pub mean_ms: f64,
     /// Done messages that it rests on, up to 200.
     pub weight: f64,
+    /// A mean that follows a change within about 40 done messages, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recent_ms: Option<f64>,
 }
 
 // === impl StateRecord ===
@@ -150,6 +163,9 @@ impl StateRecord {
             for marks in pool.estimates.queues.values_mut() {
                 marks.cut_to(now);
             }
+            for arrivals in pool.estimates.arrivals.values_mut() {
+                arrivals.cut_to(now);
+            }
         }
         self
     }
@@ -162,6 +178,7 @@ impl StateRecord {
             record.revision = 0;
             for pool in record.pools.values_mut() {
                 pool.estimates.queues.clear();
+                pool.estimates.arrivals.clear();
             }
             record.pools.retain(|_, pool| *pool != PoolState::default());
             record

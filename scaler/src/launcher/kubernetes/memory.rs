@@ -146,6 +146,8 @@ impl Memory {
                 serial,
                 slot,
                 launched: phase::launched(&known.job, now),
+                node: known.pod.as_ref().and_then(phase::node),
+                cold: known.pod.as_ref().is_some_and(phase::waited_for_node),
                 phase: known.phase(now),
             }
         });
@@ -157,6 +159,8 @@ impl Memory {
                 serial,
                 slot,
                 launched: stamp(pod.metadata.creation_timestamp.as_ref(), now),
+                node: phase::node(pod),
+                cold: phase::waited_for_node(pod),
                 phase: pod_phase(pod, *ready_since, None, now),
             }
         });

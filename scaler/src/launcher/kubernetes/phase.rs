@@ -18,6 +18,8 @@ use crate::{
 
 /// A terminating pod that is still there so long after its grace hangs on a node that nobody hears of.
 const HANGS_AFTER: Duration = Duration::from_secs(60);
+/// A pod that gets its node within so many seconds found room; the API tells whole seconds.
+const FOUND_ROOM_WITHIN: i64 = 3;
 /// What the cluster says is cut to so many characters.
 const DETAIL_LIMIT: usize = 300;
 
@@ -219,6 +221,23 @@ fn job_conditions(job: &Job) -> impl Iterator<Item = &JobCondition> {
 pub(super) fn is_scheduled(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_some()
         || condition(pod, "PodScheduled").is_some_and(|condition| condition.status == "True")
+}
+
+/// The pod's node, once it has one.
+pub(super) fn node(pod: &Pod) -> Option<String> {
+    pod.spec.as_ref()?.node_name.clone()
+}
+
+/// Whether the pod found no room at first.
+pub(super) fn waited_for_node(pod: &Pod) -> bool {
+    let scheduled = condition(pod, "PodScheduled");
+    if !is_scheduled(pod) {
+        return scheduled.is_some_and(|condition| condition.status == "False");
+    }
+    let turned = scheduled.and_then(|condition| condition.last_transition_time.as_ref());
+    let waited =
+        |(made, found): (&ApiTime, &ApiTime)| found.0.as_second() - made.0.as_second() > FOUND_ROOM_WITHIN;
+    pod.metadata.creation_timestamp.as_ref().zip(turned).is_some_and(waited)
 }
 
 fn pod_phase_name(pod: &Pod) -> &str {

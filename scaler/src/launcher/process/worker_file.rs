@@ -155,6 +155,9 @@ impl WorkerFiles {
             serial: Some(header.serial),
             slot: Some(header.slot),
             launched: header.stamp.min(now),
+            node: None,
+            // The start delay stands for a node that has to come first.
+            cold: self.delayed,
             phase,
         }))
     }

@@ -440,7 +440,7 @@ fn pause_and_cool_down_hold_before_everything_that_launches() {
 #[test]
 fn a_worker_that_would_arrive_too_late_is_not_launched_where_asked_for() {
     let estimates = |mean_ms, lead: u64| Estimates {
-        service_time: Some(ServiceTime { mean_ms, weight: 50.0 }),
+        service_time: Some(ServiceTime { mean_ms, weight: 50.0, recent_ms: None }),
         lead_times_ms: vec![lead * 1000],
         ..Estimates::default()
     };

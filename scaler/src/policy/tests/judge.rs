@@ -253,44 +253,6 @@ fn one_failure_is_forgiven_per_cap_without_one() {
 }
 
 #[test]
-fn lead_time_is_the_80th_percentile_of_the_last_20() {
-    let with_lead = |lead| Ending { lead_time: Some(seconds(lead)), ..ending(0) };
-    let (mut state, _) = judged(PoolState::default(), &[finished(1, with_lead(7))]);
-    assert_eq!(state.estimates.lead_time(), Some(seconds(7)));
-    for (serial, lead) in (2..).zip(1..=30) {
-        state = judged(state, &[finished(serial, with_lead(lead))]).0;
-    }
-    // The last 20 are 11..=30 s.
-    assert_eq!(state.estimates.lead_times_ms.len(), 20);
-    assert_eq!(state.estimates.lead_time(), Some(seconds(26)));
-    assert_eq!(Estimates::default().lead_time(), None);
-}
-
-#[test]
-fn service_time_is_a_mean_over_about_the_last_200_done_messages() {
-    let work = |done, each_ms, others| Ending {
-        report: Some(ExitReport {
-            messages: done + others,
-            done,
-            retried: others,
-            busy_ms: (done + others) * each_ms,
-            startup_ms: Some(1),
-            ..ExitReport::new(ExitReason::Idle)
-        }),
-        ..ending(0)
-    };
-    let mean = |state: &PoolState| state.estimates.service_time.unwrap().mean_ms;
-    let (state, _) = judged(PoolState::default(), &[finished(1, work(100, 1000, 0))]);
-    assert!((mean(&state) - 1000.0).abs() < 1e-6);
-    let (state, _) = judged(state, &[finished(2, work(100, 3000, 0))]);
-    assert!((mean(&state) - 2000.0).abs() < 1e-6, "both halves weigh the same");
-    let (state, _) = judged(state, &[finished(3, work(1000, 500, 50))]);
-    assert!((mean(&state) - 500.0).abs() < 1e-6, "200 newer ones push the older out");
-    let (unchanged, _) = judged(state.clone(), &[finished(4, ending(0))]);
-    assert_eq!(unchanged.estimates.service_time, state.estimates.service_time);
-}
-
-#[test]
 fn pools_that_are_no_longer_configured_are_settled_as_well() {
     let mut record = record(PoolState::default());
     record

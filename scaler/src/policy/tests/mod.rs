@@ -1,8 +1,10 @@
 //! The specification of the policy, as tests: tables of named scenes, and random histories.
 
 mod age;
+mod arrivals;
 mod decide;
 mod earlier_system;
+mod estimate;
 mod history;
 mod judge;
 mod pending;

@@ -62,8 +62,11 @@ fn a_record_survives_being_written_down() {
         intents: vec![intent(6, ago(1))],
         judged: vec![1, 2],
         estimates: Estimates {
-            service_time: Some(ServiceTime { mean_ms: 12.5, weight: 3.0 }),
+            service_time: Some(ServiceTime { mean_ms: 12.5, weight: 3.0, recent_ms: Some(13.5) }),
             lead_times_ms: vec![1, 2, 3],
+            cold_lead_times_ms: vec![4],
+            pods_per_node: Some(4),
+            arrivals: [("q".to_owned(), Arrivals { minute: 1.5, five_minutes: -0.25, at: ago(2) })].into(),
             queues: [("q".to_owned(), QueueMarks { quiet: Some(ago(3)), turned: None })].into(),
         },
         ..PoolState::default()
@@ -87,6 +90,9 @@ fn only_what_is_written_at_leisure_may_differ_without_a_write() {
     assert!(!differs(|record| record.revision += 1));
     assert!(!differs(|record| {
         record.pool_mut("p").estimates.queues.insert("q".to_owned(), QueueMarks::default());
+    }));
+    assert!(!differs(|record| {
+        record.pool_mut("p").estimates.arrivals.insert("q".to_owned(), Arrivals::default());
     }));
     assert!(!differs(|record| _ = record.pool_mut("never-launched")));
     assert!(differs(|record| record.pool_mut("p").next_serial = 8));

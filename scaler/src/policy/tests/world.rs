@@ -243,6 +243,8 @@ impl World {
                 serial: Some(intent.serial),
                 slot: Some(intent.slot),
                 launched: intent.stamp,
+                node: None,
+                cold: true,
                 phase,
             };
             self.jobs.push(Job { worker, next: now + self.delays.1, done: 0, busy: false });

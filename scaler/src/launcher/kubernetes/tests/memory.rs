@@ -62,6 +62,8 @@ fn a_worker_is_known_by_its_jobs_labels() {
         serial: Some(7),
         slot: Some(2),
         launched: at(60),
+        node: Some("node-1".to_owned()),
+        cold: false,
         phase: Phase::Ready { since: at(5) },
     };
     assert_eq!(worker, expected);

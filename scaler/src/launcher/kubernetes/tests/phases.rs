@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    super::phase::{Said, Seen, has_started, phase, refusal, scale_up},
+    super::phase::{Said, Seen, has_started, phase, refusal, scale_up, waited_for_node},
     *,
 };
 use crate::policy::{PendingCause, Phase};
@@ -30,6 +30,21 @@ fn unscheduled() -> Pod {
         "message": UNSCHEDULED, "lastTransitionTime": ago(50),
     });
     pod(json!({ "spec": { "nodeName": null }, "status": { "conditions": [condition] } }))
+}
+
+#[test]
+fn a_pod_that_found_no_room_at_first_waited_for_a_node() {
+    let scheduled = |turned| pod_in("Pending", &[("PodScheduled", "True", turned)], Value::Null);
+    // The pod was made 58 s ago.
+    for (name, pod, waited) in [
+        ("not looked at by the scheduler yet", pod(json!({ "spec": { "nodeName": null } })), false),
+        ("no room so far", unscheduled(), true),
+        ("scheduled at once", scheduled(58), false),
+        ("by a slow scheduler", scheduled(55), false),
+        ("when room came", scheduled(54), true),
+    ] {
+        assert_eq!(waited_for_node(&pod), waited, "{name}");
+    }
 }
 
 #[test]
