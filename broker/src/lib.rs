@@ -19,5 +19,5 @@ pub use error::{Cause, Error, Result};
 pub use intake::{Intake, IntakeOptions, Taken};
 pub use message::{Header, Message, Outgoing, SHORT_LIMIT, header};
 pub use publisher::{BatchReport, Publisher, Receipt};
-pub use topology::{Declared, QueueKind, QueueSpec, Topology};
+pub use topology::{Declared, QueueKind, QueueSpec, Topology, suspect_queue};
 pub use url::{BadUrl, BrokerArgs, BrokerUrl};

@@ -50,6 +50,12 @@ pub struct Topology {
     pub ladder: Vec<Duration>,
 }
 
+/// `Q.suspect`, where messages of `queue` go whose worker died with them in its hands.
+#[must_use]
+pub fn suspect_queue(queue: &str) -> String {
+    format!("{queue}.suspect")
+}
+
 // === impl Topology ===
 
 impl Topology {
@@ -87,7 +93,7 @@ impl Topology {
     /// `Q.suspect`.
     #[must_use]
     pub fn suspect_queue(&self) -> String {
-        format!("{}.suspect", self.queue)
+        suspect_queue(&self.queue)
     }
 
     /// All of its queues with their arguments, in an order in which they can be declared: a queue comes

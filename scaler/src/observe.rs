@@ -4,18 +4,29 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use backon::BackoffBuilder;
-use mayfly_broker::{BrokerUrl, Channel, Connection, Error, QueueState};
+use mayfly_broker::{BrokerUrl, Channel, Connection, Error, QueueState, suspect_queue};
 use mayfly_service::{backoff::backoff, chain};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    policy::{Fact, QueueFacts, Unknown, Why},
-    time::Clock,
+    policy::{Counters, Fact, Observation, QueueFacts, StateRecord, Unknown, Why, Worker},
+    time::{Clock, Time},
 };
 
 /// What is known of each queue.
-pub type QueueFactsByName = BTreeMap<String, Fact<QueueFacts>>;
+type FactsByName = BTreeMap<String, Fact<QueueFacts>>;
+
+/// What is seen of the broker, by queue.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sight {
+    /// Every configured queue.
+    pub queues: FactsByName,
+    /// Of every configured queue Q what waits in `Q.suspect`.
+    pub suspects: FactsByName,
+    /// What the broker counts.
+    pub counters: BTreeMap<String, Fact<Counters>>,
+}
 
 /// The limit of one look at one queue.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
@@ -27,6 +38,11 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::f
 /// Between two looks at a queue that is missing or forbidden, or two tries of a refused password (±10 %): each
 /// costs the broker a line of its log.
 const REFUSED: Duration = Duration::from_millis(6500);
+/// Between two looks at `Q.suspect` while nothing waits there: only the end of a worker can change that. Short
+/// enough that emptiness is watched without a gap.
+const NO_SUSPECTS: Duration = Duration::from_secs(1);
+/// Between two looks at a `Q.suspect` that is missing: many have none.
+const NO_SUSPECT_QUEUE: Duration = Duration::from_secs(60);
 
 /// Looks at queues again and again.
 #[derive(Debug)]
@@ -34,16 +50,30 @@ pub struct QueueWatch {
     url: BrokerUrl,
     instance: String,
     clock: Clock,
-    facts: watch::Sender<QueueFactsByName>,
+    sight: watch::Sender<Sight>,
     connection: Option<Connection>,
     connect_again: Option<Instant>,
     reconnect: Delays,
-    probes: BTreeMap<String, Probe>,
+    probes: Vec<Probe>,
 }
 
-/// One queue's channel.
+/// What a probe tells of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// What waits in it.
+    Queue,
+    /// What waits in its `Q.suspect`.
+    Suspects,
+}
+
+/// One queue that is asked for, and its channel.
 #[derive(Debug)]
 struct Probe {
+    part: Part,
+    /// The configured queue.
+    queue: String,
+    /// The queue to ask for.
+    asked: String,
     channel: Option<Channel>,
     look_again: Option<Instant>,
     jitter: Jitter,
@@ -56,6 +86,31 @@ struct Delays {
     next: backon::ExponentialBackoff,
 }
 
+// === impl Sight ===
+
+impl Sight {
+    /// Before the first look at `queues`.
+    fn unseen(queues: impl IntoIterator<Item = String>, since: Time) -> Self {
+        let unseen = Fact::Unknown(Unknown::not_yet_seen(since));
+        let queues: FactsByName = queues.into_iter().map(|queue| (queue, unseen.clone())).collect();
+        Self { suspects: queues.clone(), queues, counters: BTreeMap::new() }
+    }
+
+    /// With what is known of the fleet it is one look at the world.
+    #[must_use]
+    pub fn observation(self, workers: Fact<Vec<Worker>>, state: Fact<StateRecord>) -> Observation {
+        let Self { queues, suspects, counters } = self;
+        Observation { queues, suspects, counters, workers, state }
+    }
+
+    fn part(&mut self, part: Part) -> &mut FactsByName {
+        match part {
+            Part::Queue => &mut self.queues,
+            Part::Suspects => &mut self.suspects,
+        }
+    }
+}
+
 // === impl QueueWatch ===
 
 impl QueueWatch {
@@ -66,17 +121,19 @@ impl QueueWatch {
         instance: &str,
         queues: impl IntoIterator<Item = String>,
         clock: Clock,
-    ) -> (Self, watch::Receiver<QueueFactsByName>) {
-        let since = clock.now();
-        let unseen = Unknown::not_yet_seen(since);
-        let probes: BTreeMap<_, _> = queues.into_iter().map(|queue| (queue, Probe::new())).collect();
-        let facts = probes.keys().map(|queue| (queue.clone(), Fact::Unknown(unseen.clone()))).collect();
-        let (facts, receiver) = watch::channel(facts);
+    ) -> (Self, watch::Receiver<Sight>) {
+        let sight = Sight::unseen(queues, clock.now());
+        let probes = sight
+            .queues
+            .keys()
+            .flat_map(|queue| [Part::Queue, Part::Suspects].into_iter().map(|part| Probe::new(part, queue)));
+        let probes = probes.collect();
+        let (sight, receiver) = watch::channel(sight);
         let watch = Self {
             url,
             instance: instance.to_owned(),
             clock,
-            facts,
+            sight,
             connection: None,
             connect_again: None,
             reconnect: Delays::new(RECONNECT),
@@ -125,14 +182,14 @@ impl QueueWatch {
                 }
             },
         };
-        let mut facts = self.facts.borrow().clone();
-        for (queue, probe) in &mut self.probes {
+        let mut sight = self.sight.borrow().clone();
+        for probe in &mut self.probes {
             if probe.look_again.is_some_and(|again| now < again) {
                 continue;
             }
             let at = self.clock.now();
             // An error here drops the connection with all its channels.
-            let fact = match probe.look(&connection, queue).await? {
+            let fact = match probe.look(&connection).await? {
                 Ok(value) => Fact::Known { value, at },
                 Err(forbidden) => Fact::Unknown(Unknown {
                     why: Why::Forbidden,
@@ -140,16 +197,17 @@ impl QueueWatch {
                     since: self.clock.now(),
                 }),
             };
-            update(&mut facts, queue, fact);
+            probe.tell(&mut sight, fact);
         }
-        self.facts.send_replace(facts);
+        self.sight.send_replace(sight);
         self.connection = Some(connection);
         Ok(())
     }
 
     async fn connect(&mut self) -> Result<Connection, Error> {
-        for probe in self.probes.values_mut() {
-            *probe = Probe::new();
+        for probe in &mut self.probes {
+            probe.channel = None;
+            probe.look_again = None;
         }
         let name = format!("mayfly-scaler {}", self.instance);
         let connection = Connection::open(&self.url, &name, CONNECT_LIMIT).await?;
@@ -163,56 +221,67 @@ impl QueueWatch {
         let why =
             if matches!(error, Error::AccessRefused { .. }) { Why::Forbidden } else { Why::Unreachable };
         let unknown = Unknown { why, detail: chain(error), since: self.clock.now() };
-        self.facts.send_modify(|facts| {
-            for queue in self.probes.keys() {
-                update(facts, queue, Fact::Unknown(unknown.clone()));
+        self.sight.send_modify(|sight| {
+            for probe in &self.probes {
+                probe.tell(sight, Fact::Unknown(unknown.clone()));
             }
         });
     }
 }
 
-/// Replaces a fact; one that stays unknown for the same reason stays so since then.
-fn update(facts: &mut QueueFactsByName, queue: &str, mut fact: Fact<QueueFacts>) {
-    if let (Fact::Unknown(new), Some(Fact::Unknown(old))) = (&mut fact, facts.get(queue)) {
-        new.since = if old.why == new.why { old.since } else { new.since };
-    }
-    match (&fact, facts.get(queue)) {
-        (Fact::Unknown(new), old) if !matches!(old, Some(Fact::Unknown(old)) if old.why == new.why) => {
-            tracing::warn!(queue, why = new.why.as_str(), detail = new.detail, "queue cannot be observed");
-        }
-        (Fact::Known { .. }, Some(Fact::Unknown(old))) if old.why != Why::NotYetSeen => {
-            tracing::info!(queue, "queue is observed again");
-        }
-        _ => {}
-    }
-    facts.insert(queue.to_owned(), fact);
-}
-
 // === impl Probe ===
 
 impl Probe {
-    fn new() -> Self {
-        Self { channel: None, look_again: None, jitter: Jitter::default() }
+    fn new(part: Part, queue: &str) -> Self {
+        let asked = match part {
+            Part::Queue => queue.to_owned(),
+            Part::Suspects => suspect_queue(queue),
+        };
+        let jitter = Jitter::default();
+        Self { part, queue: queue.to_owned(), asked, channel: None, look_again: None, jitter }
+    }
+
+    /// Replaces a fact; one that stays unknown for the same reason stays so since then.
+    fn tell(&self, sight: &mut Sight, mut fact: Fact<QueueFacts>) {
+        let facts = sight.part(self.part);
+        let (old, queue) = (facts.get(&self.queue), &self.asked);
+        match (&mut fact, old) {
+            (Fact::Unknown(new), Some(Fact::Unknown(old))) if old.why == new.why => new.since = old.since,
+            (Fact::Unknown(new), _) => {
+                tracing::warn!(
+                    queue,
+                    why = new.why.as_str(),
+                    detail = new.detail,
+                    "queue cannot be observed"
+                );
+            }
+            (Fact::Known { .. }, Some(Fact::Unknown(old))) if old.why != Why::NotYetSeen => {
+                tracing::info!(queue, "queue is observed again");
+            }
+            _ => {}
+        }
+        facts.insert(self.queue.clone(), fact);
     }
 
     /// The outer error concerns the connection, the inner one only this queue.
-    async fn look(
-        &mut self,
-        connection: &Connection,
-        queue: &str,
-    ) -> Result<Result<QueueFacts, Error>, Error> {
+    async fn look(&mut self, connection: &Connection) -> Result<Result<QueueFacts, Error>, Error> {
         let channel = match self.channel.take().filter(Channel::is_open) {
             Some(channel) => channel,
             None => connection.channel().await?,
         };
-        match channel.depth(queue, LOOK_LIMIT).await {
+        match channel.depth(&self.asked, LOOK_LIMIT).await {
             Ok(QueueState::Present(depth)) => {
                 self.channel = Some(channel);
-                self.look_again = None;
+                self.look_again = (self.part == Part::Suspects && depth.ready == 0)
+                    .then(|| Instant::now() + self.jitter.spread(NO_SUSPECTS));
                 Ok(Ok(QueueFacts::Present { ready: depth.ready, consumers: depth.consumers }))
             }
             Ok(QueueState::Missing) => {
-                self.look_again = Some(Instant::now() + self.jitter.spread(REFUSED));
+                let cadence = match self.part {
+                    Part::Queue => REFUSED,
+                    Part::Suspects => NO_SUSPECT_QUEUE,
+                };
+                self.look_again = Some(Instant::now() + self.jitter.spread(cadence));
                 Ok(Ok(QueueFacts::Missing))
             }
             Err(error @ Error::Forbidden { .. }) => {

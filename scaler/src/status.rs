@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     config::Config,
-    policy::{Age, Counts, Decision, Fact, Memory, Observation, QueueFacts, Unknown, Worker},
+    policy::{Age, Counters, Counts, Decision, Fact, Memory, Observation, QueueFacts, Unknown, Worker},
     time::Time,
 };
 
@@ -53,6 +53,21 @@ pub struct QueueStatus {
     pub facts: Fact<QueueFacts>,
     /// The age of its oldest ready message; absent when none is known to wait.
     pub age: Option<Age>,
+    /// What waits in `Q.suspect`; absent before it was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspects: Option<SuspectsStatus>,
+    /// What the broker counts; absent where it offers nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counters: Option<Fact<Counters>>,
+}
+
+/// The suspects of one queue: they count as the pool's need.
+#[derive(Debug, Clone, Serialize)]
+pub struct SuspectsStatus {
+    /// What is known of the queue that they wait in, or why not.
+    pub facts: Fact<QueueFacts>,
+    /// The age of the oldest of them; absent when none is known to wait.
+    pub age: Option<Age>,
 }
 
 // === impl Status ===
@@ -67,7 +82,7 @@ impl Status {
         decisions: &BTreeMap<String, Decision>,
         now: Time,
     ) -> Self {
-        let Observation { queues, workers, state } = observation;
+        let Observation { queues, suspects, counters, workers, state } = observation;
         let mut unknown = BTreeMap::new();
         if let Fact::Unknown(why) = workers {
             unknown.insert("workers", why.clone());
@@ -83,8 +98,15 @@ impl Status {
                 queues: queue_names
                     .iter()
                     .filter_map(|queue| {
-                        let facts = queues.get(queue)?.clone();
-                        Some((queue.clone(), QueueStatus { facts, age: memory.age(queue, now) }))
+                        let suspects = suspects.get(queue).cloned();
+                        let status = QueueStatus {
+                            facts: queues.get(queue)?.clone(),
+                            age: memory.age(queue, now),
+                            suspects: suspects
+                                .map(|facts| SuspectsStatus { facts, age: memory.suspects_age(queue, now) }),
+                            counters: counters.get(queue).cloned(),
+                        };
+                        Some((queue.clone(), status))
                     })
                     .collect(),
                 counts: workers.known().map(|workers| Counts::of(name, workers, &judged)),

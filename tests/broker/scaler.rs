@@ -1,5 +1,7 @@
 //! The scaler under the process launcher: one launch at a time, whatever dies, is doubled or goes away.
 
+mod sight;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};

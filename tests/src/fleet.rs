@@ -51,6 +51,8 @@ pub struct WorkerFile {
     pub serial: u64,
     /// Its slot.
     pub slot: u64,
+    /// Why it was launched.
+    pub reason: String,
     /// When its launch was decided, milliseconds since the Unix epoch.
     pub stamp: u64,
     /// Its status lines.
@@ -293,6 +295,7 @@ impl WorkerFile {
             name: path.file_name().context("no name")?.to_string_lossy().into_owned(),
             serial: header["serial"].as_u64().context("no serial")?,
             slot: header["slot"].as_u64().context("no slot")?,
+            reason: header["reason"].as_str().context("no reason")?.to_owned(),
             stamp: u64::try_from(stamp)?,
             lines: lines.collect(),
         })

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use mayfly_broker::suspect_queue;
 use serde::Serialize;
 
 use crate::config::{BrokerSource, Config, LauncherConfig, PoolConfig, WARM_IDLE, WorkerTemplate, words};
@@ -103,6 +104,7 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
     sentences.extend([
         sentence("launch", launch(pool)),
         sentence("small batch", small_batch(pool)),
+        sentence("suspects", suspects(pool)),
         sentence("one by one", one_by_one(pool)),
         sentence("pace", pace(pool)),
         sentence("limit", limit(pool)),
@@ -174,6 +176,11 @@ fn small_batch(pool: &PoolConfig) -> String {
              (an estimate); while workers live this adds at most one launch in {limit}"
         ),
     }
+}
+
+fn suspects(pool: &PoolConfig) -> String {
+    let queues: Vec<_> = pool.queues.iter().map(|queue| suspect_queue(queue)).collect();
+    format!("messages whose worker died, in {}, count like the others", queues.join(", "))
 }
 
 fn one_by_one(pool: &PoolConfig) -> String {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mayfly_broker::{BrokerUrl, CALL_LIMIT, Connection, Depth, Error, QueueState};
+use mayfly_broker::{BrokerUrl, CALL_LIMIT, Connection, Depth, Error, QueueState, suspect_queue};
 use mayfly_service::ExitCode;
 use serde::Serialize;
 
@@ -12,6 +12,9 @@ use crate::config::Config;
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Answer {
     queue: String,
+    /// Of which queue the suspects wait in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspects_of: Option<String>,
     #[serde(flatten)]
     state: State,
     #[serde(skip)]
@@ -43,19 +46,20 @@ enum State {
     },
 }
 
-/// Asks for every queue in turn, each on a channel of its own: a refusal closes it.
+/// Asks for every queue and its suspects in turn, each on a channel of its own: a refusal closes it.
 ///
 /// # Errors
 /// When the broker as a whole cannot be used.
 pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Result<Vec<Answer>, Error> {
     let connection = Connection::open(url, &format!("{} check", config.instance), CALL_LIMIT).await?;
     let mut answers = Vec::new();
+    let depth = async |queue: &str| connection.channel().await?.depth(queue, CALL_LIMIT).await;
     for queue in config.pools.iter().flat_map(|pool| &pool.queues) {
-        let state = match connection.channel().await {
-            Ok(channel) => channel.depth(queue, CALL_LIMIT).await,
-            Err(error) => Err(error),
-        };
-        answers.push(Answer::of(queue, state));
+        answers.push(Answer::of(queue, depth(queue).await));
+        // A queue that is missing is created with the one for its suspects.
+        if !matches!(answers.last(), Some(Answer { state: State::Missing, .. })) {
+            answers.push(Answer::of_suspects(queue, depth(&suspect_queue(queue)).await));
+        }
     }
     // Everything was answered; a close that fails changes nothing.
     if let Err(error) = connection.close().await {
@@ -80,7 +84,14 @@ impl Answer {
                 (if forbidden { State::Forbidden { detail } } else { State::Unreachable { detail } }, code)
             }
         };
-        Self { queue: queue.to_owned(), state, code }
+        Self { queue: queue.to_owned(), suspects_of: None, state, code }
+    }
+
+    /// What the broker says about `Q.suspect`; a missing one is no mistake.
+    fn of_suspects(queue: &str, state: Result<QueueState, Error>) -> Self {
+        let answer = Self::of(&suspect_queue(queue), state);
+        let code = if answer.state == State::Missing { ExitCode::Ok } else { answer.code };
+        Self { suspects_of: Some(queue.to_owned()), code, ..answer }
     }
 
     /// No answer weighs more than a bad one.
@@ -92,8 +103,16 @@ impl Answer {
 
 impl fmt::Display for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { queue, state, .. } = self;
+        let Self { queue, suspects_of, state, .. } = self;
         match state {
+            State::Present { ready, .. } if suspects_of.is_some() => {
+                write!(formatter, "queue {queue}: there; {ready} messages wait whose worker died")
+            }
+            State::Missing if let Some(of) = suspects_of => write!(
+                formatter,
+                "queue {queue}: missing; messages whose worker died stay in {of}, and one that kills every \
+                 worker is never told from the others (mayfly-publisher declare {of} creates it)"
+            ),
             State::Present { ready, consumers } => {
                 write!(formatter, "queue {queue}: there; {ready} messages wait, {consumers} consumers")
             }
@@ -120,6 +139,15 @@ mod tests {
         assert_eq!(Answer::exit_code(&[there()]), ExitCode::Ok);
         assert_eq!(Answer::exit_code(&[there(), missing()]), ExitCode::Config);
         assert_eq!(Answer::exit_code(&[lost(), missing(), there()]), ExitCode::Unavailable);
+    }
+
+    #[test]
+    fn a_missing_queue_for_suspects_is_told_and_no_mistake() {
+        let missing = Answer::of_suspects("a", Ok(QueueState::Missing));
+        assert!(missing.to_string().starts_with("queue a.suspect: missing; "), "{missing}");
+        assert_eq!(Answer::exit_code(&[missing]), ExitCode::Ok);
+        let there = Answer::of_suspects("a", Ok(QueueState::Present(Depth { ready: 3, consumers: 0 })));
+        assert_eq!(there.to_string(), "queue a.suspect: there; 3 messages wait whose worker died");
     }
 
     #[test]

@@ -24,6 +24,7 @@ pools:
     pool documents, queue documents
       launch       as soon as a message waits
       small batch  none is held back
+      suspects     messages whose worker died, in documents.suspect, count like the others
       one by one   no launch while a worker is not ready yet
       pace         at least 10s between two launches, restarts or not
       limit        at most 10 workers at any time, those that are ending included
@@ -119,6 +120,7 @@ pools:
     pool documents, queue documents
       launch       when more messages wait than 5
       small batch  one of up to 5 is held back until its oldest message has waited longer than 1m 30s (an estimate); while workers live this adds at most one launch in 1m 30s
+      suspects     messages whose worker died, in documents.suspect, count like the others
       one by one   up to 2 workers are launched at once, none while 2 are not ready yet; up to 4 while all wait for a node
       pace         launches may follow each other at once
       limit        none
@@ -135,6 +137,7 @@ pools:
     pool images, queue images
       launch       when more messages wait than 1
       small batch  one of up to 1 is held back until its oldest message has waited longer than 2h (an estimate); while workers live this adds at most one launch in 2h
+      suspects     messages whose worker died, in images.suspect, count like the others
       one by one   up to 3 workers are launched at once, none while 3 are not ready yet
       pace         at least 500ms between two launches, restarts or not
       limit        at most 2 workers at any time, those that are ending included

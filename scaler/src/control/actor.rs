@@ -13,10 +13,8 @@ use super::{
 use crate::{
     config::Config,
     launcher::{LaunchError, Launched, Launcher, Look, Plan, Removed},
-    observe::QueueFactsByName,
-    policy::{
-        Fact, Judgement, Memory, Observation, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge,
-    },
+    observe::Sight,
+    policy::{Fact, Judgement, Memory, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge},
     state::{StateError, StateStore},
     time::{Clock, Time},
 };
@@ -41,7 +39,7 @@ pub(super) struct Actor<L, S> {
 #[derive(Debug)]
 pub(super) struct Brief {
     pub(super) memory: Memory,
-    pub(super) queues: watch::Receiver<QueueFactsByName>,
+    pub(super) sight: watch::Receiver<Sight>,
     pub(super) view: View,
     /// Whether learned estimates are due to be written.
     pub(super) persist_estimates: bool,
@@ -65,7 +63,7 @@ pub(super) struct Acted {
 impl<L: Launcher, S: StateStore> Actor<L, S> {
     /// Acts once. Whatever goes wrong is logged and left to the next tick.
     pub(super) async fn act(&self, brief: Brief) -> Acted {
-        let Brief { memory, queues, mut view, persist_estimates } = brief;
+        let Brief { memory, sight, mut view, persist_estimates } = brief;
         let stored = self.state.read().await;
         let listed_at = self.clock.now();
         let listed = self.launcher.list(Look::Fresh, listed_at).await;
@@ -92,11 +90,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         self.tidy(&record, &workers, now).await;
         view.record = Fact::Known { value: judged.clone(), at: now };
         view.note_intents(now);
-        let observation = Observation {
-            queues: queues.borrow().clone(),
-            workers: view.workers.clone(),
-            state: view.record.clone(),
-        };
+        let observation = sight.borrow().clone().observation(view.workers.clone(), view.record.clone());
         let decider =
             Decider { config: &self.config, memory: &memory, observation: &observation, me: &self.me, now };
         let mut course = decider.course(&judged, &view.intents_seen);

@@ -185,13 +185,11 @@ impl Decider<'_> {
     /// Puts what was learned since the last write into the record.
     pub(super) fn keep_estimates(&self, record: &mut StateRecord) {
         for pool in &self.config.pools {
+            let estimates = &mut record.pool_mut(&pool.name).estimates;
+            estimates.queues.extend(self.memory.marks(pool));
             for queue in &pool.queues {
-                let estimates = &mut record.pool_mut(&pool.name).estimates;
                 if let Some(arrivals) = self.memory.arrivals(queue) {
                     estimates.arrivals.insert(queue.clone(), arrivals);
-                }
-                if let Some(marks) = self.memory.marks(queue) {
-                    estimates.queues.insert(queue.clone(), marks);
                 }
             }
         }
@@ -237,6 +235,8 @@ mod tests {
         let facts = Fact::Known { value: QueueFacts::Present { ready, consumers: 0 }, at: NOW };
         let observation = Observation {
             queues: [("queue".to_owned(), facts)].into(),
+            suspects: BTreeMap::new(),
+            counters: BTreeMap::new(),
             workers: Fact::Known { value: Vec::new(), at: NOW },
             state: Fact::Known { value: record.clone(), at: NOW },
         };

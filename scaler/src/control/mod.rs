@@ -17,10 +17,8 @@ use self::{
 use crate::{
     config::Config,
     launcher::{Launcher, Look},
-    observe::{Jitter, QueueFactsByName},
-    policy::{
-        Decision, Fact, Memory, Observation, Phase, QueueFacts, Worker, decide, judge, remember, share,
-    },
+    observe::{Jitter, Sight},
+    policy::{Decision, Fact, Memory, Phase, QueueFacts, Worker, decide, judge, remember, share},
     state::{StateError, StateStore},
     status::Status,
     time::{Clock, Time},
@@ -43,7 +41,7 @@ const ACT_LIMIT: Duration = Duration::from_millis(800);
 #[derive(Debug)]
 pub struct Control<L, S> {
     actor: Arc<Actor<L, S>>,
-    queues: watch::Receiver<QueueFactsByName>,
+    sight: watch::Receiver<Sight>,
     status: watch::Sender<Option<Arc<Status>>>,
     readiness: Readiness,
     memory: Memory,
@@ -74,7 +72,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         launcher: L,
         state: S,
         clock: Clock,
-        queues: watch::Receiver<QueueFactsByName>,
+        sight: watch::Receiver<Sight>,
         status: watch::Sender<Option<Arc<Status>>>,
         readiness: Readiness,
     ) -> Self {
@@ -82,7 +80,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let me = uuid::Uuid::now_v7().to_string();
         Self {
             actor: Arc::new(Actor { config, launcher, state, clock, me }),
-            queues,
+            sight,
             status,
             readiness,
             memory: Memory::default(),
@@ -105,7 +103,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             tokio::select! {
                 () = shutdown.stop.cancelled() => break,
                 // A look at the queues is worth a decision at once. The sender lives as long as we do.
-                Ok(()) = self.queues.changed() => {}
+                Ok(()) = self.sight.changed() => {}
                 acted = ended(&mut self.acting) => self.take_in(acted),
                 () = pause => {}
             }
@@ -126,11 +124,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             self.refresh().await;
         }
         let now = self.actor.clock.now();
-        let mut observation = Observation {
-            queues: self.queues.borrow_and_update().clone(),
-            workers: self.view.workers.clone(),
-            state: self.view.record.clone(),
-        };
+        let sight = self.sight.borrow_and_update().clone();
+        let mut observation = sight.observation(self.view.workers.clone(), self.view.record.clone());
         self.memory = remember(std::mem::take(&mut self.memory), &observation, &config);
         let mut unjudged = false;
         let mut given_up = false;
@@ -164,7 +159,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             let actor = Arc::clone(&self.actor);
             let brief = Brief {
                 memory: self.memory.clone(),
-                queues: self.queues.clone(),
+                sight: self.sight.clone(),
                 view: self.view.clone(),
                 persist_estimates,
             };
@@ -226,7 +221,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let waiting =
             |fact: &Fact<_>| matches!(fact.known(), Some(QueueFacts::Present { ready, .. }) if *ready > 0);
         let pending = |worker: &Worker| matches!(worker.phase, Phase::Pending { .. });
-        self.queues.borrow().values().any(waiting)
+        let sight = self.sight.borrow();
+        sight.queues.values().chain(sight.suspects.values()).any(waiting)
             || self.view.workers.known().is_none_or(|workers| workers.iter().any(pending))
     }
 
@@ -260,12 +256,15 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         };
         config.pools.iter().any(|pool| {
             let persisted = record.pool(&pool.name).estimates;
-            pool.queues.iter().any(|queue| {
-                let turned = self.memory.marks(queue).and_then(|marks| marks.turned);
-                let arrivals = self.memory.arrivals(queue).unwrap_or_default();
-                turned != persisted.queues.get(queue).and_then(|marks| marks.turned)
-                    || arrivals.differs_notably(&persisted.arrivals.get(queue).copied().unwrap_or_default())
-            })
+            let turned = self.memory.marks(pool).any(|(queue, marks)| {
+                marks.turned != persisted.queues.get(&queue).and_then(|marks| marks.turned)
+            });
+            turned
+                || pool.queues.iter().any(|queue| {
+                    let arrivals = self.memory.arrivals(queue).unwrap_or_default();
+                    let known = persisted.arrivals.get(queue).copied().unwrap_or_default();
+                    arrivals.differs_notably(&known)
+                })
         })
     }
 

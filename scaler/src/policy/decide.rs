@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use mayfly_broker::suspect_queue;
+
 use super::{
     Action, Age, Decision, Fact, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause,
     Phase, PoolState, QueueFacts, Unknown, UnknownWhat, Withdraw, Worker,
@@ -18,6 +20,11 @@ pub const LISTING_STALE_AFTER: Duration = Duration::from_secs(30);
 pub const DEPTH_STALE_AFTER: Duration = Duration::from_secs(2);
 /// The age at which "the queue is missing" is stale: such a queue is looked at every 5 to 8 s only.
 const MISSING_STALE_AFTER: Duration = Duration::from_secs(10);
+/// The age at which what is known of suspects is stale: with none there they are looked at every second or
+/// two only …
+const SUSPECTS_STALE_AFTER: Duration = Duration::from_secs(5);
+/// … and a queue for them that is missing once a minute.
+const NO_SUSPECTS_STALE_AFTER: Duration = Duration::from_secs(90);
 /// Lead time where none was ever measured.
 const LEAD_PRIOR: Duration = Duration::from_mins(2);
 
@@ -177,10 +184,10 @@ impl Need {
             match fact.fresh(now, if missing_now { stale.max(MISSING_STALE_AFTER) } else { stale }) {
                 Ok(QueueFacts::Present { ready, .. }) => {
                     present = true;
-                    need.ready += ready;
-                    let age = memory.age(queue, now);
-                    if age.map(|age| age.estimate) > need.age.map(|age| age.estimate) {
-                        need.age = age;
+                    need.add(*ready, memory.age(queue, now));
+                    // Without the queue itself no worker starts, so its suspects need none either.
+                    if let Some(fact) = observation.suspects.get(queue) {
+                        need.add_suspects(queue, fact, memory, stale, now);
                     }
                 }
                 Ok(QueueFacts::Missing) => missing = missing.or_else(|| Some(queue.clone())),
@@ -190,6 +197,31 @@ impl Need {
         need.any_known = present || missing.is_some();
         need.all_missing = missing.filter(|_| !present && need.unknown.is_none());
         need
+    }
+
+    /// What is not known of suspects is told; a pool without a queue for them is none the worse.
+    fn add_suspects(
+        &mut self,
+        queue: &str,
+        fact: &Fact<QueueFacts>,
+        memory: &Memory,
+        stale: Duration,
+        now: Time,
+    ) {
+        let missing = matches!(fact.known(), Some(QueueFacts::Missing));
+        let stale = stale.max(if missing { NO_SUSPECTS_STALE_AFTER } else { SUSPECTS_STALE_AFTER });
+        match fact.fresh(now, stale) {
+            Ok(QueueFacts::Present { ready, .. }) => self.add(*ready, memory.suspects_age(queue, now)),
+            Err(unknown) if self.unknown.is_none() => self.unknown = Some((suspect_queue(queue), unknown)),
+            Ok(QueueFacts::Missing) | Err(_) => {}
+        }
+    }
+
+    fn add(&mut self, ready: u64, age: Option<Age>) {
+        self.ready += ready;
+        if age.map(|age| age.estimate) > self.age.map(|age| age.estimate) {
+            self.age = age;
+        }
     }
 
     fn age(&self) -> Duration {

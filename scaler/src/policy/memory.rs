@@ -2,53 +2,55 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
+use mayfly_broker::suspect_queue;
+
 use super::{
     Age, Arrivals, Counts, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
     age::{QueueMemory, WATCH_GAP},
     arrivals::{self, ArrivalMemory},
 };
-use crate::{config::Config, time::Time};
+use crate::{
+    config::{Config, PoolConfig},
+    time::Time,
+};
 
 /// The memory over all queues and pools. Only [`remember`] makes a new one.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
     queues: BTreeMap<String, QueueMemory>,
     arrivals: BTreeMap<String, ArrivalMemory>,
+    /// By the queue that they are suspects of.
+    suspects: BTreeMap<String, QueueMemory>,
     /// By pool: since when all its queues are known to be empty.
     empty_since: BTreeMap<String, Time>,
+}
+
+/// One pool while its queues are folded in.
+struct Pool<'a> {
+    name: &'a str,
+    observation: &'a Observation,
+    /// When no worker of it was occupied, if that is so and known.
+    workerless: Option<Time>,
+    emptiness: Emptiness,
 }
 
 /// Folds an observation into the memory. Parts that were folded in before change nothing, so parts may be
 /// of different age.
 #[must_use]
 pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> Memory {
-    let Memory { mut queues, mut arrivals, mut empty_since } = memory;
+    let Memory { mut queues, mut arrivals, mut suspects, mut empty_since } = memory;
     for pool in &config.pools {
         arrivals::observe(&mut arrivals, pool, observation);
-        let mut emptiness = Emptiness::default();
+        let mut folding = Pool::of(&pool.name, observation);
         for queue in &pool.queues {
             let seen = observation.queues.get(queue);
-            match seen {
-                Some(Fact::Known { value, at }) => emptiness.fold(*value, *at),
-                _ => emptiness.unknown = true,
-            }
-            let Some(Fact::Known { value: facts, at }) = seen else { continue };
-            let remembered = match queues.entry(queue.clone()) {
-                Entry::Occupied(known) => known.into_mut(),
-                // A queue's memory begins with what was persisted, so not before that was read.
-                Entry::Vacant(new) => match resumed(observation, &pool.name, queue, *facts, *at) {
-                    Some(memory) => new.insert(memory),
-                    None => continue,
-                },
-            };
-            remembered.observe(*facts, *at);
-            if let Fact::Known { value: workers, at } = &observation.workers
-                && Counts::of(&pool.name, workers, &PoolState::default()).occupied() == 0
-            {
-                remembered.observe_no_workers(*at);
+            folding.queue(&mut queues, queue, queue, seen);
+            // Without the queue itself its suspects need nobody.
+            if let Some(seen) = observation.suspects.get(queue).filter(|_| is_present(seen)) {
+                folding.suspects(&mut suspects, queue, seen);
             }
         }
-        match emptiness.empty_at() {
+        match folding.emptiness.empty_at() {
             Some(at) => {
                 empty_since.entry(pool.name.clone()).or_insert(at);
             }
@@ -57,7 +59,71 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             }
         }
     }
-    Memory { queues, arrivals, empty_since }
+    Memory { queues, arrivals, suspects, empty_since }
+}
+
+fn is_present(seen: Option<&Fact<QueueFacts>>) -> bool {
+    matches!(seen, Some(Fact::Known { value: QueueFacts::Present { .. }, .. }))
+}
+
+// === impl Pool ===
+
+impl<'a> Pool<'a> {
+    fn of(name: &'a str, observation: &'a Observation) -> Self {
+        let workerless = match &observation.workers {
+            Fact::Known { value: workers, at }
+                if Counts::of(name, workers, &PoolState::default()).occupied() == 0 =>
+            {
+                Some(*at)
+            }
+            _ => None,
+        };
+        Self { name, observation, workerless, emptiness: Emptiness::default() }
+    }
+
+    /// Folds in one look at a queue, remembered under `key` and persisted under `name`.
+    fn queue(
+        &mut self,
+        memories: &mut BTreeMap<String, QueueMemory>,
+        key: &str,
+        name: &str,
+        seen: Option<&Fact<QueueFacts>>,
+    ) {
+        let Some(Fact::Known { value: facts, at }) = seen else {
+            self.emptiness.unknown = true;
+            return;
+        };
+        self.emptiness.fold(*facts, *at);
+        let remembered = match memories.entry(key.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            // A queue's memory begins with what was persisted, so not before that was read.
+            Entry::Vacant(new) => match resumed(self.observation, self.name, name, *facts, *at) {
+                Some(memory) => new.insert(memory),
+                None => return,
+            },
+        };
+        remembered.observe(*facts, *at);
+        if let Some(at) = self.workerless {
+            remembered.observe_no_workers(at);
+        }
+    }
+
+    /// Folds in one look at the suspects of `queue`. A worker takes one and puts it back at the tail without
+    /// being seen as a consumer of them, so while any may live their wait proves no age.
+    fn suspects(
+        &mut self,
+        memories: &mut BTreeMap<String, QueueMemory>,
+        queue: &str,
+        seen: &Fact<QueueFacts>,
+    ) {
+        let mut seen = seen.clone();
+        if let Fact::Known { value: QueueFacts::Present { consumers, .. }, .. } = &mut seen
+            && self.workerless.is_none()
+        {
+            *consumers = (*consumers).max(1);
+        }
+        self.queue(memories, queue, &suspect_queue(queue), Some(&seen));
+    }
 }
 
 /// What a new process that looked at `looked` may believe of a queue; `None` while state or workers are
@@ -119,10 +185,19 @@ impl Memory {
         self.queues.get(queue)?.age(now)
     }
 
-    /// What of a queue's memory is worth persisting.
+    /// The age of the oldest suspect of the queue; `None` when none is known to wait.
     #[must_use]
-    pub fn marks(&self, queue: &str) -> Option<QueueMarks> {
-        self.queues.get(queue).map(|memory| memory.marks)
+    pub fn suspects_age(&self, queue: &str, now: Time) -> Option<Age> {
+        self.suspects.get(queue)?.age(now)
+    }
+
+    /// What of the memory of a pool's queues is worth persisting, by the names of the queues: the suspects'
+    /// own one is that of their queue.
+    pub fn marks<'a>(&'a self, pool: &'a PoolConfig) -> impl Iterator<Item = (String, QueueMarks)> + 'a {
+        let queues = pool.queues.iter().filter_map(|queue| Some((queue.clone(), self.queues.get(queue)?)));
+        let suspects =
+            pool.queues.iter().filter_map(|queue| Some((suspect_queue(queue), self.suspects.get(queue)?)));
+        queues.chain(suspects).map(|(name, memory)| (name, memory.marks))
     }
 
     /// How fast messages arrive in the queue; `None` before it was looked at.

@@ -21,7 +21,9 @@ pub use decision::{Decision, Hold, Launch, LaunchReason, Withdraw};
 pub use estimate::LeadTimes;
 pub use judge::{Judgement, Verdict, judge};
 pub use memory::{Memory, remember};
-pub use observation::{Ending, Fact, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker};
+pub use observation::{
+    Counters, Ending, Fact, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker,
+};
 pub use pending::{Action, PODLESS_REMOVABLE_AFTER, PendingCause};
 pub use record::{
     Capacity, Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,

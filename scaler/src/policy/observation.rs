@@ -77,11 +77,30 @@ pub enum QueueFacts {
     Missing,
 }
 
+/// What the broker counts for one queue, where it offers that. Each is absent where it is not offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Counters {
+    /// Messages that came into the queue by publishing, since the counting began (at a start of the broker, or
+    /// at any time before): only differences tell something, and a fall means that it began anew.
+    pub published: Option<u64>,
+    /// Messages acknowledged, in the same way.
+    pub acknowledged: Option<u64>,
+    /// Messages in flight; some seconds old.
+    pub unacked: Option<u64>,
+    /// The publisher's stamp of the head message (classic queues, stamped messages only); it may also be that
+    /// of a message in flight.
+    pub head_stamp: Option<Time>,
+}
+
 /// One look at the world. Parts may be of different age.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observation {
     /// Every configured queue.
     pub queues: BTreeMap<String, Fact<QueueFacts>>,
+    /// Of every configured queue Q what waits in `Q.suspect`, by the name of Q. It counts as the pool's need.
+    pub suspects: BTreeMap<String, Fact<QueueFacts>>,
+    /// What the broker counts, by queue; empty where it offers nothing.
+    pub counters: BTreeMap<String, Fact<Counters>>,
     /// All workers of the instance.
     pub workers: Fact<Vec<Worker>>,
     /// The state record, judged.

@@ -1,7 +1,7 @@
 //! The age of the oldest message: a queue is simulated with every publish time known, and what looks tell of
 //! it is held against the truth.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 
@@ -110,6 +110,8 @@ impl World {
         record.pool_mut("p").estimates.queues.insert("q".to_owned(), self.persisted);
         let observation = Observation {
             queues: [("q".to_owned(), Fact::Known { value: facts, at: self.time() })].into(),
+            suspects: BTreeMap::new(),
+            counters: BTreeMap::new(),
             workers: self.listing.clone(),
             state: Fact::Known { value: record, at: self.time() },
         };
@@ -222,10 +224,15 @@ impl World {
                 self.memory = Memory::default();
                 self.listing = unknown(Why::NotYetSeen);
             }
-            Event::Persist => self.persisted = self.memory.marks("q").unwrap_or(self.persisted),
+            Event::Persist => self.persisted = marks(&self.memory).unwrap_or(self.persisted),
             Event::List => self.list(),
         }
     }
+}
+
+fn marks(memory: &Memory) -> Option<QueueMarks> {
+    let pool = pool("p");
+    memory.marks(&pool).find(|(queue, _)| queue == "q").map(|(_, marks)| marks)
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -372,7 +379,7 @@ fn it_was_quiet_only_when_looks_before_and_after_the_listing_saw_nothing() {
         observation.workers = Fact::Known { value: Vec::new(), at: millis(listed) };
         remember(memory, &observation, &scene.config())
     };
-    let quiet = |memory: &Memory| memory.marks("q").unwrap().quiet;
+    let quiet = |memory: &Memory| marks(memory).unwrap().quiet;
     let listed_later = fold(Memory::default(), 0, 0, 100);
     assert_eq!(quiet(&listed_later), None, "a worker may have given something back at 50");
     let given_back = fold(listed_later.clone(), 250, 1, 100);

@@ -13,5 +13,6 @@ mod record;
 mod scalers;
 mod scene;
 mod share;
+mod suspects;
 mod withdraw;
 mod world;

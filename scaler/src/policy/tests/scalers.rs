@@ -1,6 +1,8 @@
 //! The two scalers of a [`World`]: they run the policy as the control loop does, on one record under
 //! compare-and-swap.
 
+use std::collections::BTreeMap;
+
 use super::{
     super::*,
     scene::*,
@@ -14,7 +16,13 @@ impl World {
         let scaler = &self.scalers[turn];
         let unseen = || unknown(Why::NotYetSeen);
         let (workers, state) = scaler.view.clone().unwrap_or_else(|| (unknown(Why::NotYetSeen), unseen()));
-        Observation { queues: scaler.queues.clone(), workers, state }
+        Observation {
+            queues: scaler.queues.clone(),
+            suspects: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            workers,
+            state,
+        }
     }
 
     /// Looks, remembers, decides; begins to act where that says so.
@@ -57,6 +65,8 @@ impl World {
         let mut record = judge(&self.record, &workers, &self.config, time).record;
         let observation = Observation {
             queues: self.scalers[turn].queues.clone(),
+            suspects: BTreeMap::new(),
+            counters: BTreeMap::new(),
             workers: Fact::Known { value: workers.clone(), at: time },
             state: Fact::Known { value: record.clone(), at: time },
         };
@@ -95,8 +105,8 @@ impl World {
                 Decision::Withdraw(Withdraw { workers, .. }) => unneeded.extend(workers.clone()),
                 Decision::Hold(_) => {}
             }
-            if let Some(marks) = self.scalers[turn].memory.marks(&pool.queues[0]) {
-                record.pool_mut(&pool.name).estimates.queues.insert(pool.queues[0].clone(), marks);
+            for (queue, marks) in self.scalers[turn].memory.marks(pool) {
+                record.pool_mut(&pool.name).estimates.queues.insert(queue, marks);
             }
         }
         let given_up = workers

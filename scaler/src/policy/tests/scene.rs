@@ -136,6 +136,7 @@ pub(super) fn intent(serial: u64, stamp: Time) -> Intent {
 pub(super) struct Scene {
     pub(super) pool: PoolConfig,
     pub(super) queues: Vec<(&'static str, Fact<QueueFacts>)>,
+    pub(super) suspects: Vec<(&'static str, Fact<QueueFacts>)>,
     /// Since when the messages wait (or, with none, the queue is empty) as far as looks tell.
     pub(super) since: Duration,
     pub(super) workers: Fact<Vec<Worker>>,
@@ -148,6 +149,7 @@ pub(super) fn base() -> Scene {
     Scene {
         pool: pool("p"),
         queues: vec![("q", known(waiting(3)))],
+        suspects: Vec::new(),
         since: seconds(5),
         workers: known(Vec::new()),
         state: PoolState::default(),
@@ -167,6 +169,8 @@ impl Scene {
         record.pools.insert("p".to_owned(), self.state.clone());
         Observation {
             queues: self.queues.iter().map(|(name, fact)| ((*name).to_owned(), fact.clone())).collect(),
+            suspects: self.suspects.iter().map(|(name, fact)| ((*name).to_owned(), fact.clone())).collect(),
+            counters: BTreeMap::new(),
             workers: self.workers.clone(),
             state: match &self.state_known {
                 Fact::Known { at, .. } => Fact::Known { value: record, at: *at },
@@ -184,7 +188,7 @@ impl Scene {
     pub(super) fn memory(&self) -> Memory {
         let config = self.config();
         let mut earlier = self.observation();
-        for fact in earlier.queues.values_mut() {
+        for fact in earlier.queues.values_mut().chain(earlier.suspects.values_mut()) {
             *fact = Fact::Known { value: waiting(0), at: NOW - self.since };
         }
         // The first look needs workers and state; both were seen then.

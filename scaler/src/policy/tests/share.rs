@@ -37,6 +37,8 @@ fn parties(quota: Option<u32>, parties: &[Party]) -> (Config, Observation, BTree
         .collect();
     let observation = Observation {
         queues: BTreeMap::new(),
+        suspects: BTreeMap::new(),
+        counters: BTreeMap::new(),
         workers: known(workers),
         state: known(StateRecord::new(ago(100))),
     };
