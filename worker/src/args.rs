@@ -1,7 +1,8 @@
 //! The command line.
 
+mod handlers;
+
 use std::{
-    ffi::OsString,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
@@ -11,6 +12,8 @@ use std::{
 use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
 use mayfly_broker::BrokerArgs;
 use mayfly_service::{contract, log::LogArgs};
+
+pub(crate) use self::handlers::{ExecArgs, NoopArgs, SleepArgs, StdioArgs};
 
 /// Takes messages from a queue, works on them, acknowledges each only after it is done, and ends by itself
 /// when the queue stays idle.
@@ -33,6 +36,8 @@ Examples:
   mayfly-worker exec --queue documents -- ./parse --fast
         run a command per message, its body on standard input
   mayfly-worker exec --queue documents --concurrency 4 --timeout 5m -- ./parse
+  mayfly-worker stdio --queue documents --concurrency 4 -- python3 -u ./infer.py
+        hand all messages to one long-lived program
   mayfly-worker sleep --queue demo --for 1s
         only pretend to work
   mayfly-worker ready --admin-listen 127.0.0.1:8080
@@ -46,26 +51,20 @@ Exit codes:
   78  refused by configuration: a queue is missing, no permission, wrong
       password, or the handler cannot start";
 
-const EXEC_HELP: &str = "\
-Exit code of the command:
-  0         done
-  65        to the dead-letter queue
-  126, 127  it cannot be run: the message is given back, the worker ends (78)
-  others    and signals: to a retry queue, and after the last of
-            --max-attempts to the dead-letter queue
-
-The command sees MAYFLY_MESSAGE_ID, MAYFLY_QUEUE, MAYFLY_ATTEMPT (1 at first),
-MAYFLY_REDELIVERED (0 or 1) and MAYFLY_CONTENT_TYPE, and no other variable
-whose name begins with MAYFLY_. What it leaves running in its process group is
-killed before the message is settled.";
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Sleep for each message: for demos and measurements.
-    Sleep(SleepArgs),
     /// Run a command for each message, its body on standard input.
-    #[command(after_help = EXEC_HELP)]
+    #[command(after_help = handlers::EXEC_HELP)]
     Exec(ExecArgs),
+    /// Hand all messages to one long-lived program, as lines of JSON: for what is slow to start.
+    #[command(after_help = handlers::STDIO_HELP)]
+    Stdio(StdioArgs),
+    /// Sleep for each message: for demos and measurements.
+    #[command(after_help = handlers::SLEEP_HELP)]
+    Sleep(SleepArgs),
+    /// Do nothing with a message, which is done at once: for measurements.
+    #[command(after_help = handlers::NOOP_HELP)]
+    Noop(NoopArgs),
     /// Ask a worker on this machine whether it is ready: 0 yes, 75 not yet, 69 no answer.
     Ready(ReadyArgs),
     /// Print shell completions.
@@ -73,26 +72,6 @@ pub(crate) enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SleepArgs {
-    /// How long each message takes.
-    #[arg(long = "for", env = "MAYFLY_FOR", value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
-    pub(crate) time: Duration,
-    #[command(flatten)]
-    pub(crate) work: WorkArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExecArgs {
-    #[command(flatten)]
-    pub(crate) work: WorkArgs,
-    #[command(flatten)]
-    pub(crate) tries: TryArgs,
-    /// The command with its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<OsString>,
 }
 
 /// What every subcommand takes whose work can fail.

@@ -1,7 +1,11 @@
 //! What a worker does with a message: the trait, and the handlers that come with it.
 
+mod answer;
+mod child;
+mod envelope;
 mod exec;
 mod sleep;
+mod stdio;
 
 use std::{future::ready, time::Duration};
 
@@ -9,7 +13,7 @@ use mayfly_broker::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{exec::Exec, sleep::Sleep};
+pub use self::{child::Program, exec::Exec, sleep::Sleep, stdio::Stdio};
 
 /// The user's work on one message.
 ///

@@ -1,6 +1,10 @@
 //! The program around the worker: start claim, admin server, exit report.
 
-use std::{ffi::OsStr, path::Path};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    time::Duration,
+};
 
 use axum::Router;
 use clap::{CommandFactory, Parser};
@@ -16,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{Cli, Command, TERMINATION_LOG, TryArgs, WorkArgs},
-    handler::{Exec, Handler, Sleep},
+    handler::{Exec, Handler, Program, Sleep, Stdio},
     options::Options,
     probe::probe,
     report::{exit_code, report, write_termination_log},
@@ -63,15 +67,17 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
             let handler = Sleep { time: args.time };
             launch(&args.work, None, &broker, handler, &shutdown).await
         }
+        Command::Noop(args) => {
+            let handler = Sleep { time: Duration::ZERO };
+            launch(&args.work, None, &broker, handler, &shutdown).await
+        }
         Command::Exec(args) => {
-            let mut words = args.command.into_iter();
-            let handler = Exec::new(
-                words.next().unwrap_or_default(),
-                words.collect(),
-                std::env::vars_os(),
-                OsStr::new(&broker.broker_url_env),
-                &args.work.queue,
-            );
+            let handler = Exec::new(program(args.command, &broker), &args.work.queue);
+            launch(&args.work, Some(&args.tries), &broker, handler, &shutdown).await
+        }
+        Command::Stdio(args) => {
+            let start_limit = handler_limit(args.work.start_deadline);
+            let handler = Stdio::new(program(args.command, &broker), &args.work.queue, start_limit);
             launch(&args.work, Some(&args.tries), &broker, handler, &shutdown).await
         }
         Command::Ready(args) => probe(args.admin_listen).await,
@@ -80,6 +86,16 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
             ExitCode::Ok
         }
     }
+}
+
+/// The user's program, which gets to see nothing of the broker.
+fn program(words: Vec<OsString>, broker: &BrokerArgs) -> Program {
+    Program::new(words, std::env::vars_os(), OsStr::new(&broker.broker_url_env))
+}
+
+/// A little less than the worker gives its handler at start, so that the handler can still say what is wrong.
+fn handler_limit(start_deadline: Duration) -> Duration {
+    start_deadline.mul_f64(0.95)
 }
 
 /// Claims the start, works, and tells the end wherever it should be told.

@@ -1,14 +1,8 @@
 //! A command per message: body on standard input, outcome by exit code, in a process group of its own.
 
-mod group;
-mod output;
+mod headers;
 
-use std::{
-    ffi::{OsStr, OsString},
-    os::unix::process::ExitStatusExt,
-    process::{ExitStatus, Stdio},
-    time::Duration,
-};
+use std::{io, process::ExitStatus};
 
 use mayfly_broker::Message;
 use tokio::{
@@ -16,8 +10,11 @@ use tokio::{
     process::{ChildStderr, ChildStdin, ChildStdout},
 };
 
-use self::group::Group;
-use super::{CannotStart, Context, Handler, Interrupt, Outcome};
+use self::headers::HeadersFile;
+use super::{
+    CannotStart, Context, Handler, Interrupt, Outcome,
+    child::{Group, LAST_OUTPUT, LAST_WORDS, Program, cannot_be_run, describe, lines},
+};
 
 /// Runs a command for each message.
 ///
@@ -27,10 +24,7 @@ use super::{CannotStart, Context, Handler, Interrupt, Outcome};
 /// (`setsid`) escapes that.
 #[derive(Debug, Clone)]
 pub struct Exec {
-    command: OsString,
-    arguments: Vec<OsString>,
-    /// What it inherits: our environment without anything of ours.
-    environment: Vec<(OsString, OsString)>,
+    program: Program,
     queue: String,
 }
 
@@ -42,55 +36,32 @@ enum Cause {
     Kill,
 }
 
-/// Every variable that begins so is ours, and none of the handler's business.
-const OUR_PREFIX: &str = "MAYFLY_";
-/// From SIGTERM to SIGKILL.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// How long output may still come after everything was killed; only an escaped process can hold it open.
-const LAST_OUTPUT: Duration = Duration::from_secs(1);
-
-/// Exit codes with a meaning (sysexits and the shell's convention).
+/// The exit code (sysexits) that asks for the dead-letter queue.
 const DATA_ERROR: i32 = 65;
-const NOT_EXECUTABLE: i32 = 126;
-const NOT_FOUND: i32 = 127;
 
 // === impl Exec ===
 
 impl Exec {
-    /// Runs `command` with `arguments` for messages of `queue`. It inherits `environment` without all variables
-    /// named `MAYFLY_…`, and without `hidden`.
-    pub fn new(
-        command: OsString,
-        arguments: Vec<OsString>,
-        environment: impl IntoIterator<Item = (OsString, OsString)>,
-        hidden: &OsStr,
-        queue: &str,
-    ) -> Self {
-        let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(OUR_PREFIX.as_bytes());
-        let environment =
-            environment.into_iter().filter(|(name, _)| !is_ours(name) && name != hidden).collect();
-        Self { command, arguments, environment, queue: queue.to_owned() }
+    /// Runs `program` for messages of `queue`.
+    #[must_use]
+    pub fn new(program: Program, queue: &str) -> Self {
+        Self { program, queue: queue.to_owned() }
     }
 
-    fn command(&self, message: &Message) -> std::process::Command {
-        let mut command = std::process::Command::new(&self.command);
+    fn command(&self, message: &Message, attempt: u32, headers: &HeadersFile) -> std::process::Command {
+        let mut command = self.program.command();
         command
-            .args(&self.arguments)
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("MAYFLY_MESSAGE_ID", without_nul(message.id().unwrap_or_default()))
             .env("MAYFLY_QUEUE", without_nul(&self.queue))
-            .env("MAYFLY_ATTEMPT", message.attempt().saturating_add(1).to_string())
+            .env("MAYFLY_ATTEMPT", attempt.to_string())
             .env("MAYFLY_REDELIVERED", if message.redelivered { "1" } else { "0" })
             .env("MAYFLY_CONTENT_TYPE", without_nul(message.content_type().unwrap_or_default()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .env("MAYFLY_HEADERS_FILE", headers.path());
         command
     }
 
     /// Waits for the command's end, or brings it about; nothing of its group runs afterwards.
-    async fn conduct(&self, mut group: Group, interrupt: &Interrupt) -> std::io::Result<(Cause, ExitStatus)> {
+    async fn conduct(&self, mut group: Group, interrupt: &Interrupt) -> io::Result<(Cause, ExitStatus)> {
         let cause = tokio::select! {
             biased;
             exited = group.exited() => exited.map(|()| Cause::Itself)?,
@@ -111,10 +82,9 @@ impl Exec {
 
 impl Handler for Exec {
     async fn handle(&self, message: &Message, context: &Context) -> Result<Outcome, CannotStart> {
-        let cannot_start = |error: std::io::Error| CannotStart {
-            reason: format!("{}: {error}", self.command.to_string_lossy()),
-        };
-        let (group, pipes) = Group::spawn(self.command(message)).map_err(cannot_start)?;
+        let headers = HeadersFile::new(&message.headers())?;
+        let command = self.command(message, context.attempt, &headers);
+        let (group, pipes) = Group::spawn(command).map_err(|error| self.program.cannot_start(&error))?;
         let id = message.id().unwrap_or_default();
         let pump = async {
             let (stdin, stdout, stderr) = pipes;
@@ -148,15 +118,11 @@ fn judge(cause: Cause, status: ExitStatus, last_line: &str) -> Result<Outcome, C
     if cause != Cause::Itself {
         return Ok(Outcome::Interrupted);
     }
-    let what = match status.code() {
-        Some(code) => format!("exit code {code}"),
-        None => format!("killed by signal {}", status.signal().unwrap_or_default()),
-    };
-    let reason = if last_line.is_empty() { what } else { format!("{what}: {last_line}") };
+    let reason = describe(status, last_line);
     match status.code() {
         Some(0) => Ok(Outcome::Done),
         Some(DATA_ERROR) => Ok(Outcome::DeadLetter { reason }),
-        Some(NOT_EXECUTABLE | NOT_FOUND) => Err(CannotStart { reason }),
+        _ if cannot_be_run(status) => Err(CannotStart { reason }),
         _ => Ok(Outcome::retry(reason)),
     }
 }
@@ -170,7 +136,7 @@ async fn feed(mut stdin: ChildStdin, body: &[u8]) {
 
 async fn log_stdout(stdout: ChildStdout, id: &str) {
     let log = |line: &str| tracing::info!(target: "mayfly_worker::handler", id, stream = "stdout", "{line}");
-    output::lines(stdout, log).await;
+    lines(stdout, log).await;
 }
 
 /// Returns the last line that isn't empty: it usually says what went wrong.
@@ -182,7 +148,7 @@ async fn log_stderr(stderr: ChildStderr, id: &str) -> String {
             line.clone_into(&mut last);
         }
     };
-    output::lines(stderr, log).await;
+    lines(stderr, log).await;
     last
 }
 

@@ -1,5 +1,7 @@
 //! What exit codes mean, and real processes.
 
+use std::{ffi::OsStr, os::unix::process::ExitStatusExt, time::Duration};
+
 use lapin::{BasicProperties, message::Delivery};
 use tempfile::TempDir;
 
@@ -63,13 +65,12 @@ impl Shell {
             ("FILE", file.into_os_string()),
             ("PATH", std::env::var_os("PATH").unwrap()),
         ];
-        let exec = Exec::new(
-            "sh".into(),
-            vec!["-c".into(), script.into()],
+        let program = Program::new(
+            ["sh".into(), "-c".into(), script.into()],
             environment.map(|(name, value)| (name.into(), value)),
             OsStr::new("SECRET"),
-            "q",
         );
+        let exec = Exec::new(program, "q");
         // Nothing here may take long; a hang must end as a failure and not as a hanging test.
         tokio::time::timeout(Duration::from_secs(60), exec.handle(message, &context(&self.interrupt)))
             .await
@@ -161,7 +162,7 @@ async fn an_interrupted_command_may_say_its_last_words_and_a_deaf_one_is_killed(
 
 #[tokio::test]
 async fn a_command_that_is_not_there_is_not_the_messages_fault() {
-    let missing = Exec::new("/no/such/command".into(), vec![], [], OsStr::new(""), "q");
+    let missing = Exec::new(Program::new(["/no/such/command".into()], [], OsStr::new("")), "q");
     let outcome = missing.handle(&message("id", b""), &context(&Interrupt::default())).await;
     assert!(outcome.unwrap_err().reason.contains("/no/such/command"));
     let outcome = Shell::new().run("/no/such/command", &message("id", b"")).await;

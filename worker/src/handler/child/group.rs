@@ -20,12 +20,15 @@ use tokio::{
 
 /// A running child, or one that ended and was not reaped yet.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(in crate::handler) struct Group {
     child: Child,
     leader: Pid,
     pidfd: AsyncFd<OwnedFd>,
     reaped: bool,
 }
+
+/// A child's standard streams.
+pub(in crate::handler) type Pipes = (ChildStdin, ChildStdout, ChildStderr);
 
 /// How often killed processes are looked for.
 const REAP_INTERVAL: Duration = Duration::from_millis(1);
@@ -36,7 +39,7 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 
 impl Group {
     /// Starts `command`, whose standard streams are pipes, as leader of its own group.
-    pub(super) fn spawn(mut command: Command) -> io::Result<(Self, (ChildStdin, ChildStdout, ChildStderr))> {
+    pub(in crate::handler) fn spawn(mut command: Command) -> io::Result<(Self, Pipes)> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let mut child = command.process_group(0).spawn()?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -72,17 +75,17 @@ impl Group {
     }
 
     /// Waits until the leader has ended; it stays unreaped.
-    pub(super) async fn exited(&self) -> io::Result<()> {
+    pub(in crate::handler) async fn exited(&self) -> io::Result<()> {
         self.pidfd.readable().await.map(|mut ready| ready.retain_ready())
     }
 
     /// Asks all of the group to end.
-    pub(super) fn terminate(&self) {
+    pub(in crate::handler) fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
     /// Kills what is there of the group, waits until it is gone, and returns how the leader ended.
-    pub(super) async fn end(&mut self) -> io::Result<ExitStatus> {
+    pub(in crate::handler) async fn end(&mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::KILL);
         self.exited().await?;
         self.reaped = true;

@@ -1,0 +1,100 @@
+//! The user's program: what it is started with, what it gets to see of us, and what its end means.
+
+mod group;
+mod output;
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::process::ExitStatusExt,
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+pub(super) use self::{
+    group::Group,
+    output::{LOG_LIMIT, Line, Lines, lines},
+};
+use super::{CannotStart, Interrupt};
+
+/// A command with its arguments and environment.
+#[derive(Debug, Clone)]
+pub struct Program {
+    command: OsString,
+    arguments: Vec<OsString>,
+    /// What it inherits: our environment without anything of ours.
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// Every variable that begins so is ours, and none of the program's business.
+const OUR_PREFIX: &str = "MAYFLY_";
+/// How long work may still go on after it was asked to end.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long output may still come after everything was killed; only an escaped process can hold it open.
+pub(super) const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// Exit codes with a meaning (the shell's convention).
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+// === impl Program ===
+
+impl Program {
+    /// The program `words[0]` with the other words as its arguments. It inherits `environment` without all
+    /// variables named `MAYFLY_…`, and without `hidden`.
+    pub fn new(
+        words: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        hidden: &OsStr,
+    ) -> Self {
+        let mut words = words.into_iter();
+        let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(OUR_PREFIX.as_bytes());
+        let environment =
+            environment.into_iter().filter(|(name, _)| !is_ours(name) && name != hidden).collect();
+        Self { command: words.next().unwrap_or_default(), arguments: words.collect(), environment }
+    }
+
+    /// To be started with pipes as its standard streams.
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.command);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// That the operating system refuses to start it.
+    pub(super) fn cannot_start(&self, error: &io::Error) -> CannotStart {
+        CannotStart { reason: format!("{}: {error}", self.command.to_string_lossy()) }
+    }
+}
+
+/// Waits until work on a message must end: at once when asked to kill, [`LAST_WORDS`] after it was asked to end.
+pub(super) async fn time_is_up(interrupt: &Interrupt) {
+    let last_words = async {
+        interrupt.end.cancelled().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        () = interrupt.kill.cancelled() => {}
+        () = last_words => {}
+    }
+}
+
+/// An end in words, with the last line of standard error: it usually says what went wrong.
+pub(super) fn describe(status: ExitStatus, last_line: &str) -> String {
+    let what = match status.code() {
+        Some(code) => format!("exit code {code}"),
+        None => format!("killed by signal {}", status.signal().unwrap_or_default()),
+    };
+    if last_line.is_empty() { what } else { format!("{what}: {last_line}") }
+}
+
+/// Whether an end says that the program can't be run at all.
+pub(super) fn cannot_be_run(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(NOT_EXECUTABLE | NOT_FOUND))
+}
