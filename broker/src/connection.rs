@@ -2,7 +2,10 @@
 
 use std::{fmt, io, time::Duration};
 
-use lapin::{ConnectionProperties, options::ConfirmSelectOptions};
+use lapin::{
+    AsyncTcpStream, ConnectionProperties, options::ConfirmSelectOptions, runtime::default_runtime,
+    tcp::RustlsConnector,
+};
 use mayfly_service::deadline;
 
 use crate::{BrokerUrl, Error, Result};
@@ -31,11 +34,10 @@ impl Connection {
     /// Connects as `name` (shown by the broker's tools) within `limit`.
     ///
     /// # Errors
-    /// `Unreachable` (also when `limit` passes first) or `AccessRefused`.
+    /// `Unreachable` (also when `limit` passes first), `AccessRefused` or `Tls`.
     pub async fn open(url: &BrokerUrl, name: &str, limit: Duration) -> Result<Self> {
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let call = lapin::Connection::connect_uri(url.uri().clone(), properties);
-        let inner = deadline("open connection", limit, call)
+        // On the heap: large, and needed only for a moment.
+        let inner = deadline("open connection", limit, Box::pin(connect(url, name)))
             .await
             .unwrap_or_else(|late| Err(io::Error::new(io::ErrorKind::TimedOut, late).into()))
             .map_err(|source| Error::connect(url, source))?;
@@ -80,6 +82,32 @@ impl Connection {
     pub(crate) fn status(&self) -> &lapin::ConnectionStatus {
         self.inner.status()
     }
+}
+
+/// lapin's own way to TLS knows one kind of trust and reads no files, so we bring the stream.
+async fn connect(url: &BrokerUrl, name: &str) -> lapin::Result<lapin::Connection> {
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connector = if url.is_encrypted() {
+        // Read anew each time: certificates are renewed while programs run.
+        Some(RustlsConnector::from(url.tls().client_config().map_err(io::Error::other)?))
+    } else {
+        None
+    };
+    lapin::Connection::connector(
+        url.uri().clone(),
+        default_runtime()?,
+        async move |uri, runtime| {
+            let host = uri.authority.host;
+            let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+            let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+            match &connector {
+                Some(connector) => Ok(stream.into_rustls(connector, &host).await?),
+                None => Ok(stream),
+            }
+        },
+        properties,
+    )
+    .await
 }
 
 // === impl Channel ===

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use mayfly_service::{DeadlineExceeded, ExitCode};
+use mayfly_service::{DeadlineExceeded, ExitCode, chain, tls::TlsProblem};
 
 use crate::BrokerUrl;
 
@@ -20,6 +20,15 @@ pub enum Error {
         /// What the client library said.
         #[source]
         source: Cause,
+    },
+    /// The broker and we did not come to terms over TLS.
+    #[error("no TLS with broker {endpoint}")]
+    Tls {
+        /// `host:port/vhost`.
+        endpoint: String,
+        /// Why, and what to do about it.
+        #[source]
+        source: TlsAdvice,
     },
     /// User name or password is wrong, or the user may not use this virtual host.
     #[error("broker {endpoint} refuses user {user:?}")]
@@ -112,6 +121,11 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Cause(lapin::Error);
 
+/// What is wrong with TLS, and the next step.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}{step}", step = next_step(.0))]
+pub struct TlsAdvice(TlsProblem);
+
 /// The reply codes of AMQP 0-9-1 that we tell apart.
 mod reply {
     pub(super) const CONTENT_TOO_LARGE: u16 = 311;
@@ -144,7 +158,8 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Deadline(_) => ExitCode::Unavailable,
             Self::Nacked { .. } | Self::Blocked { .. } => ExitCode::TempFail,
-            Self::AccessRefused { .. }
+            Self::Tls { .. }
+            | Self::AccessRefused { .. }
             | Self::QueueMissing { .. }
             | Self::Forbidden { .. }
             | Self::Conflict { .. }
@@ -157,6 +172,11 @@ impl Error {
     /// A connection attempt failed.
     pub(crate) fn connect(url: &BrokerUrl, source: lapin::Error) -> Self {
         let endpoint = url.endpoint();
+        if let lapin::ErrorKind::IOError(error) = source.kind()
+            && let Some(problem) = TlsProblem::of(&**error)
+        {
+            return Self::Tls { endpoint, source: TlsAdvice(problem) };
+        }
         let source = Cause(source);
         match source.reply_code() {
             // A limit on connections is reported with the code of a missing virtual host, but it passes.
@@ -199,6 +219,26 @@ impl Error {
     }
 }
 
+/// What to do about `problem`, to be put behind it.
+fn next_step(problem: &TlsProblem) -> &'static str {
+    match problem {
+        TlsProblem::UnknownCa => {
+            ": give the certificate of the authority that signed it by --broker-ca-file (scaler: broker.ca_file)"
+        }
+        TlsProblem::CaAsServer => {
+            ": make a certificate for the broker and sign it with this one, which then goes to --broker-ca-file"
+        }
+        TlsProblem::Expired => ": renew it at the broker",
+        TlsProblem::WrongName { .. } => ": write one of the certificate's names into the broker's url",
+        TlsProblem::NotTls => ": give the broker's port for TLS (usually 5671), or write amqp://",
+        TlsProblem::CertificateWanted => ": give one by --broker-cert-file and --broker-key-file",
+        TlsProblem::CertificateRefused(_) => {
+            ": it must be valid and signed by an authority that the broker trusts (--broker-cert-file)"
+        }
+        TlsProblem::NotYetValid | TlsProblem::Other(_) => "",
+    }
+}
+
 // === impl Cause ===
 
 impl Cause {
@@ -216,7 +256,11 @@ impl fmt::Display for Cause {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.kind() {
             lapin::ErrorKind::ProtocolError(error) => write!(formatter, "{}", error.get_message()),
-            lapin::ErrorKind::IOError(error) => write!(formatter, "{error}"),
+            // What an `io::Error` wraps is its own text already, but not the causes of that.
+            lapin::ErrorKind::IOError(error) => match error.get_ref() {
+                Some(wrapped) => formatter.write_str(&chain(wrapped)),
+                None => write!(formatter, "{error}"),
+            },
             lapin::ErrorKind::ParsingError(_) => write!(formatter, "its answer is not AMQP 0-9-1"),
             lapin::ErrorKind::InvalidChannelState(..) => write!(formatter, "the channel is closed"),
             lapin::ErrorKind::InvalidConnectionState(_) => write!(formatter, "the connection is closed"),

@@ -15,7 +15,7 @@ mod url;
 
 pub use connection::{CALL_LIMIT, Channel, Connection};
 pub use depth::{Depth, QueueState};
-pub use error::{Cause, Error, Result};
+pub use error::{Cause, Error, Result, TlsAdvice};
 pub use intake::{Intake, IntakeOptions, Taken};
 pub use message::{Header, Message, Outgoing, SHORT_LIMIT, header};
 pub use publisher::{BatchReport, Publisher, Receipt};

@@ -2,9 +2,16 @@
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-/// An AMQP URL with our defaults filled in (`frame_max`, `heartbeat`) where it is silent.
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
+use mayfly_service::tls::{BadTls, TlsFiles};
+
+/// An AMQP URL with our defaults filled in (`frame_max`, `heartbeat`) where it is silent, and the files that
+/// its TLS needs.
 #[derive(Clone)]
-pub struct BrokerUrl(lapin::uri::AMQPUri);
+pub struct BrokerUrl {
+    uri: AMQPUri,
+    tls: TlsFiles,
+}
 
 /// The URL cannot be used; the text never holds the URL itself.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +28,12 @@ pub enum BadUrl {
         #[source]
         source: std::io::Error,
     },
+    /// The URL and the files for TLS contradict each other.
+    #[error("{0}")]
+    Contradiction(&'static str),
+    /// A file for TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] BadTls),
     /// Neither a file nor the environment gives one.
     #[error("no broker url: give --broker-url-file FILE or set {env}")]
     Absent {
@@ -29,9 +42,9 @@ pub enum BadUrl {
     },
 }
 
-/// Where a program finds its broker URL. The URL itself is never an argument: arguments are visible to
-/// every user of the machine.
-#[derive(Debug, Clone, clap::Args)]
+/// Where a program finds its broker URL and the files for its TLS. The URL itself is never an argument:
+/// arguments are visible to every user of the machine.
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct BrokerArgs {
     /// File that holds the broker's URL (amqp:// or amqps://), for example a mounted Secret.
     #[arg(long, env = "MAYFLY_BROKER_URL_FILE", value_name = "FILE", global = true)]
@@ -39,6 +52,16 @@ pub struct BrokerArgs {
     /// Environment variable that holds the broker's URL, where no file is given.
     #[arg(long, value_name = "NAME", default_value = "MAYFLY_BROKER_URL", global = true)]
     pub broker_url_env: String,
+    /// File with certificates of authorities (PEM) to trust besides the system's, for amqps:// [default: the
+    /// system's; where it has none, those of the public web].
+    #[arg(long, env = "MAYFLY_BROKER_CA_FILE", value_name = "FILE", global = true)]
+    pub broker_ca_file: Option<PathBuf>,
+    /// File with our certificate (PEM), for brokers that ask for one. Needs --broker-key-file.
+    #[arg(long, env = "MAYFLY_BROKER_CERT_FILE", value_name = "FILE", global = true)]
+    pub broker_cert_file: Option<PathBuf>,
+    /// File with the private key of --broker-cert-file (PEM, not encrypted).
+    #[arg(long, env = "MAYFLY_BROKER_KEY_FILE", value_name = "FILE", global = true)]
+    pub broker_key_file: Option<PathBuf>,
 }
 
 /// Seconds; the broker's own default of 60 would leave a dead worker's messages in flight for two minutes.
@@ -55,27 +78,72 @@ impl BrokerUrl {
     /// 64 frames per connection: 8192 costs 0.09 MB of memory, its own default 7.8 MB.
     #[must_use]
     pub fn with_default_frame_max(mut self, frame_max: u32) -> Self {
-        self.0.query.frame_max.get_or_insert(frame_max);
+        self.uri.query.frame_max.get_or_insert(frame_max);
         self
+    }
+
+    /// The same URL with `tls` for its TLS, after a look at whether all of it can be used.
+    ///
+    /// # Errors
+    /// `Contradiction` where TLS is asked for and the URL does not speak it, or the other way round; `Tls` for
+    /// a file that cannot be used.
+    pub fn with_tls(mut self, tls: TlsFiles) -> Result<Self, BadUrl> {
+        let refuse = |what| Err(BadUrl::Contradiction(what));
+        let external = self.uri.query.auth_mechanism == Some(SASLMechanism::External);
+        match self.uri.scheme {
+            AMQPScheme::AMQP if !tls.is_empty() => {
+                return refuse(
+                    "files for TLS are given, but the broker's url begins with amqp://, which is not \
+                     encrypted: write amqps://, or leave out --broker-ca-file and --broker-cert-file",
+                );
+            }
+            AMQPScheme::AMQP if external => {
+                return refuse(
+                    "auth_mechanism=external logs in by a client certificate: write amqps:// and give \
+                     --broker-cert-file and --broker-key-file",
+                );
+            }
+            AMQPScheme::AMQPS if external && tls.cert.is_none() => {
+                return refuse(
+                    "auth_mechanism=external logs in by a client certificate: give --broker-cert-file and \
+                     --broker-key-file",
+                );
+            }
+            AMQPScheme::AMQPS => drop(tls.client_config()?),
+            AMQPScheme::AMQP => {}
+        }
+        self.tls = tls;
+        Ok(self)
     }
 
     /// `host:port/vhost`, for people; the default virtual host `/` is left out.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        let host = &self.0.authority.host;
+        let host = &self.uri.authority.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let vhost = if self.0.vhost == "/" { "" } else { &self.0.vhost };
-        format!("{host}:{}/{vhost}", self.0.authority.port)
+        let vhost = if self.uri.vhost == "/" { "" } else { &self.uri.vhost };
+        format!("{host}:{}/{vhost}", self.uri.authority.port)
     }
 
-    /// The user that we connect as.
+    /// The user that we connect as; with a certificate as login the broker takes the name from there.
     #[must_use]
     pub fn user(&self) -> &str {
-        &self.0.authority.userinfo.username
+        match self.uri.query.auth_mechanism {
+            Some(SASLMechanism::External) => "of the client certificate",
+            _ => &self.uri.authority.userinfo.username,
+        }
     }
 
-    pub(crate) const fn uri(&self) -> &lapin::uri::AMQPUri {
-        &self.0
+    pub(crate) const fn uri(&self) -> &AMQPUri {
+        &self.uri
+    }
+
+    pub(crate) const fn is_encrypted(&self) -> bool {
+        matches!(self.uri.scheme, AMQPScheme::AMQPS)
+    }
+
+    pub(crate) const fn tls(&self) -> &TlsFiles {
+        &self.tls
     }
 }
 
@@ -101,7 +169,7 @@ impl FromStr for BrokerUrl {
             }
         }
         // What follows a colon in the library's texts may be a part of the URL.
-        let mut uri: lapin::uri::AMQPUri = text
+        let mut uri: AMQPUri = text
             .parse()
             .map_err(|error: String| syntax(error.split(':').next().unwrap_or("it cannot be parsed")))?;
         // The library takes "localhost" for an IPv6 address.
@@ -114,38 +182,47 @@ impl FromStr for BrokerUrl {
             "/".clone_into(&mut uri.vhost);
         }
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        Ok(Self(uri))
+        Ok(Self { uri, tls: TlsFiles::default() })
     }
 }
 
 /// Without the password.
 impl fmt::Debug for BrokerUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "BrokerUrl({}://{}@{})", self.0.scheme, self.user(), self.endpoint())
+        write!(formatter, "BrokerUrl({}://{}@{})", self.uri.scheme, self.user(), self.endpoint())
     }
 }
 
 // === impl BrokerArgs ===
 
 impl BrokerArgs {
-    /// Reads the URL: the file where one is named, else the environment variable.
+    /// Reads the URL: the file where one is named, else the environment variable. Looks at the files for TLS
+    /// too, so that a wrong one is told before anything is tried.
     ///
     /// # Errors
-    /// [`BadUrl`] when there is none, or it makes no sense.
+    /// [`BadUrl`] when there is none, it makes no sense, or a file cannot be used.
     pub fn load(&self) -> Result<BrokerUrl, BadUrl> {
-        let Self { broker_url_file, broker_url_env } = self;
-        if let Some(path) = broker_url_file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|source| BadUrl::File { path: path.clone(), source })?;
-            return text.parse();
-        }
-        match std::env::var(broker_url_env) {
-            Ok(text) if !text.trim().is_empty() => text.parse(),
-            Err(std::env::VarError::NotUnicode(_)) => Err(BadUrl::Syntax("it is not UTF-8".to_owned())),
-            Ok(_) | Err(std::env::VarError::NotPresent) => {
-                Err(BadUrl::Absent { env: broker_url_env.clone() })
+        let Self { broker_url_file, broker_url_env, broker_ca_file, broker_cert_file, broker_key_file } =
+            self;
+        let text = if let Some(path) = broker_url_file {
+            std::fs::read_to_string(path).map_err(|source| BadUrl::File { path: path.clone(), source })?
+        } else {
+            match std::env::var(broker_url_env) {
+                Ok(text) if !text.trim().is_empty() => text,
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    return Err(BadUrl::Syntax("it is not UTF-8".to_owned()));
+                }
+                Ok(_) | Err(std::env::VarError::NotPresent) => {
+                    return Err(BadUrl::Absent { env: broker_url_env.clone() });
+                }
             }
-        }
+        };
+        let tls = TlsFiles {
+            ca: broker_ca_file.clone(),
+            cert: broker_cert_file.clone(),
+            key: broker_key_file.clone(),
+        };
+        text.parse::<BrokerUrl>()?.with_tls(tls)
     }
 }
 
@@ -212,7 +289,11 @@ mod tests {
     fn the_file_wins_and_its_line_end_does_not_matter() {
         let file = std::env::temp_dir().join(format!("mayfly-url-{}", std::process::id()));
         std::fs::write(&file, "amqp://u:p@from-file/\n").unwrap();
-        let args = BrokerArgs { broker_url_file: Some(file.clone()), broker_url_env: "PATH".to_owned() };
+        let args = BrokerArgs {
+            broker_url_file: Some(file.clone()),
+            broker_url_env: "PATH".to_owned(),
+            ..BrokerArgs::default()
+        };
         let url = args.load();
         std::fs::remove_file(&file).unwrap();
         assert_eq!(url.unwrap().endpoint(), "from-file:5672/");
@@ -220,8 +301,22 @@ mod tests {
     }
 
     #[test]
+    fn encryption_that_was_asked_for_is_never_left_out_silently() {
+        let cert = TlsFiles { cert: Some("c".into()), key: Some("k".into()), ca: None };
+        let ca = TlsFiles { ca: Some("ca".into()), ..TlsFiles::default() };
+        let refused = |url: &str, tls: &TlsFiles| parse(url).with_tls(tls.clone()).unwrap_err().to_string();
+        assert!(refused("amqp://h", &ca).contains("write amqps://"));
+        assert!(refused("amqp://h", &cert).contains("write amqps://"));
+        assert!(refused("amqp://h/?auth_mechanism=external", &TlsFiles::default()).contains("amqps://"));
+        assert!(refused("amqps://h/?auth_mechanism=external", &ca).contains("--broker-cert-file"));
+        assert!(refused("amqps://h", &ca).contains("CA file \"ca\" cannot be read"));
+        parse("amqp://h").with_tls(TlsFiles::default()).unwrap();
+        parse("amqps://h").with_tls(TlsFiles::default()).unwrap();
+    }
+
+    #[test]
     fn nothing_given_names_the_variable_that_was_looked_at() {
-        let args = BrokerArgs { broker_url_file: None, broker_url_env: "MAYFLY_TEST_UNSET".to_owned() };
+        let args = BrokerArgs { broker_url_env: "MAYFLY_TEST_UNSET".to_owned(), ..BrokerArgs::default() };
         let error = args.load().unwrap_err().to_string();
         assert_eq!(error, "no broker url: give --broker-url-file FILE or set MAYFLY_TEST_UNSET");
     }

@@ -77,7 +77,11 @@ fn next_step(error: &BrokerError) -> Option<String> {
         BrokerError::Refused { .. } => {
             "the broker's limits decide (max_message_size); publish smaller messages"
         }
-        BrokerError::Lost { .. } | BrokerError::Unroutable { .. } | BrokerError::NameTooLong { .. } => {
+        // The text says it already, or there is none.
+        BrokerError::Tls { .. }
+        | BrokerError::Lost { .. }
+        | BrokerError::Unroutable { .. }
+        | BrokerError::NameTooLong { .. } => {
             return None;
         }
     };

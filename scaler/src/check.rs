@@ -118,7 +118,7 @@ impl Findings {
     }
 
     async fn ask_broker(&mut self, config: &Config, flags: &BrokerArgs) -> ExitCode {
-        let url = match config.broker.under(flags).load() {
+        let url = match config.broker_args(flags).load() {
             Ok(url) => url,
             Err(error) => return self.fail(&error.into(), ExitCode::Usage),
         };

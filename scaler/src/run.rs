@@ -49,7 +49,7 @@ pub async fn run(args: RunArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> 
         Ok(config) => Arc::new(config),
         Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
     };
-    let url = match config.broker.under(&broker).load() {
+    let url = match config.broker_args(&broker).load() {
         Ok(url) => url.with_default_frame_max(FRAME_MAX),
         Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
     };

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use mayfly_broker::suspect_queue;
+use mayfly_service::tls::TlsFiles;
 use serde::Serialize;
 
 use crate::config::{BrokerSource, Config, LauncherConfig, PoolConfig, WARM_IDLE, WorkerTemplate, words};
@@ -49,6 +50,12 @@ pub(super) fn explain(config: &Config) -> Explanation {
     }
 }
 
+fn trust(tls: &TlsFiles) -> String {
+    let TlsFiles { ca, cert, key: _ } = tls;
+    let ca = ca.iter().map(|file| format!("; the authorities in {} are trusted too", file.display()));
+    ca.chain(cert.iter().map(|file| format!("; shows the certificate {}", file.display()))).collect()
+}
+
 fn general(config: &Config) -> Vec<Sentence> {
     let mut sentences =
         vec![sentence("looks", format!("at the queues every {}", words(config.check_interval)))];
@@ -57,7 +64,7 @@ fn general(config: &Config) -> Vec<Sentence> {
         match &config.broker {
             BrokerSource::UrlFile(file) => format!("its url is read from the file {}", file.display()),
             BrokerSource::UrlEnv(variable) => format!("its url is read from the variable {variable}"),
-        },
+        } + &trust(&config.broker_tls),
     ));
     sentences.extend(place(&config.launcher, &config.instance));
     sentences.push(sentence(

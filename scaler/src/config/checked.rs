@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mayfly_service::contract;
+use mayfly_service::{contract, tls::TlsFiles};
 
 use super::{
     BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, PoolConfig, WorkerTemplate,
@@ -58,7 +58,7 @@ impl RawConfig {
             duration("check_interval", &text, Bare::Refused, CHECK_INTERVALS)
         })?;
         not_yet("counters", counters.is_some(), "counters")?;
-        let broker = broker.unwrap_or_default().checked()?;
+        let (broker, broker_tls) = broker.unwrap_or_default().checked()?;
         let launchers = "expected kubernetes: {} or process: { directory: DIR }";
         let launcher = required("launcher", launcher, launchers).and_then(RawLauncher::checked)?;
         let quota = quota.map(|text| number("quota", &text, 0..=MOST_WORKERS)).transpose()?;
@@ -70,7 +70,7 @@ impl RawConfig {
             .enumerate()
             .map(|(index, pool)| pool.checked(&format!("pools[{index}]"), &instance, &launcher))
             .collect::<Result<Vec<_>, _>>()?;
-        let config = Config { instance, check_interval, broker, launcher, quota, pools };
+        let config = Config { instance, check_interval, broker, broker_tls, launcher, quota, pools };
         config.fits_together()?;
         Ok(config)
     }
@@ -110,9 +110,18 @@ impl Config {
 // === impl RawBroker ===
 
 impl RawBroker {
-    fn checked(self) -> Result<BrokerSource, ConfigError> {
-        let Self { url_file, url_env } = self;
-        match (url_file, url_env) {
+    fn checked(self) -> Result<(BrokerSource, TlsFiles), ConfigError> {
+        let Self { url_file, url_env, ca_file, cert_file, key_file } = self;
+        let file = |key: &str, file: Option<String>| {
+            file.map(|file| name(&format!("broker.{key}"), &file, 4096).map(PathBuf::from)).transpose()
+        };
+        let cert = file("cert_file", cert_file)?;
+        let tls = TlsFiles { ca: file("ca_file", ca_file)?, cert, key: file("key_file", key_file)? };
+        if tls.cert.is_some() != tls.key.is_some() {
+            let problem = "give cert_file and key_file, or neither of them";
+            return Err(conflict("broker".to_owned(), problem.to_owned()));
+        }
+        let source = match (url_file, url_env) {
             (Some(_), Some(_)) => {
                 Err(conflict("broker".to_owned(), "give url_file or url_env, not both".to_owned()))
             }
@@ -129,7 +138,8 @@ impl RawBroker {
                 environment_name("broker.url_env", &variable).map(BrokerSource::UrlEnv)
             }
             (None, None) => Ok(BrokerSource::default()),
-        }
+        };
+        Ok((source?, tls))
     }
 }
 

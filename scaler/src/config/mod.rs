@@ -14,6 +14,7 @@ use std::{
 };
 
 use mayfly_broker::BrokerArgs;
+use mayfly_service::tls::TlsFiles;
 
 pub use error::ConfigError;
 pub use overrides::Overrides;
@@ -28,6 +29,8 @@ pub struct Config {
     pub check_interval: Duration,
     /// Where the broker's URL stands.
     pub broker: BrokerSource,
+    /// Whom to trust over TLS besides the system's authorities, and our certificate.
+    pub broker_tls: TlsFiles,
     /// Where workers run.
     pub launcher: LauncherConfig,
     /// Most workers over all pools.
@@ -162,6 +165,19 @@ impl Config {
     pub fn pool(&self, name: &str) -> Option<&PoolConfig> {
         self.pools.iter().find(|pool| pool.name == name)
     }
+
+    /// How to reach the broker, with the flags (or their environment variables) standing above the file.
+    #[must_use]
+    pub fn broker_args(&self, flags: &BrokerArgs) -> BrokerArgs {
+        let TlsFiles { ca, cert, key } = &self.broker_tls;
+        let args = self.broker.under(flags);
+        BrokerArgs {
+            broker_ca_file: args.broker_ca_file.or_else(|| ca.clone()),
+            broker_cert_file: args.broker_cert_file.or_else(|| cert.clone()),
+            broker_key_file: args.broker_key_file.or_else(|| key.clone()),
+            ..args
+        }
+    }
 }
 
 // === impl BrokerSource ===
@@ -176,7 +192,7 @@ impl BrokerSource {
                 BrokerArgs { broker_url_file: Some(file.clone()), ..flags.clone() }
             }
             Self::UrlEnv(variable) if flags_are_silent => {
-                BrokerArgs { broker_url_file: None, broker_url_env: variable.clone() }
+                BrokerArgs { broker_url_file: None, broker_url_env: variable.clone(), ..flags.clone() }
             }
             _ => flags.clone(),
         }

@@ -18,12 +18,15 @@ pub(super) struct RawConfig {
     pub(super) pools: Vec<RawPool>,
 }
 
-/// Where the broker's URL stands.
+/// Where the broker's URL stands, and the files for its TLS.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawBroker {
     pub(super) url_file: Option<String>,
     pub(super) url_env: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) cert_file: Option<String>,
+    pub(super) key_file: Option<String>,
 }
 
 /// Where workers run.

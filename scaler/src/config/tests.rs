@@ -8,7 +8,7 @@ use super::*;
 const WHOLE: &str = "
 instance: mayfly
 check_interval: 250ms
-broker: { url_file: /run/secrets/broker-url }
+broker: { url_file: /run/secrets/broker-url, ca_file: /run/ca.pem, cert_file: /run/tls.crt, key_file: /run/tls.key }
 launcher: { process: { directory: /var/lib/mayfly, start_delay: 3s } }
 quota: 50
 pools:
@@ -67,6 +67,11 @@ fn every_key_arrives_where_it_belongs() {
         instance: "mayfly".to_owned(),
         check_interval: Duration::from_millis(250),
         broker: BrokerSource::UrlFile("/run/secrets/broker-url".into()),
+        broker_tls: TlsFiles {
+            ca: Some("/run/ca.pem".into()),
+            cert: Some("/run/tls.crt".into()),
+            key: Some("/run/tls.key".into()),
+        },
         launcher: LauncherConfig::Process {
             directory: "/var/lib/mayfly".into(),
             start_delay: Duration::from_secs(3),
@@ -196,6 +201,7 @@ fn every_other_mistake_names_its_place_and_what_is_allowed() {
         WHOLE.replace(from, to)
     };
     let table = [
+        (whole(", key_file: /run/tls.key", ""), "broker: give cert_file and key_file, or neither of them"),
         (whole("instance: mayfly", ""), "instance: is missing; a name for this scaler"),
         (
             whole("instance: mayfly", "instance: Mayfly"),
@@ -407,6 +413,14 @@ fn the_brokers_url_comes_from_the_file_unless_a_flag_says_otherwise() {
     assert_eq!(place(&file, &["--broker-url-file=OTHER"]), "OTHER");
     assert_eq!(place(&variable, &["--broker-url-file=OTHER"]), "OTHER");
     assert_eq!(place(&variable, &["--broker-url-env=MINE"]), "MINE");
+}
+
+#[test]
+fn flags_for_tls_stand_above_the_file_one_by_one() {
+    let config = Config::parse(WHOLE, &Overrides::default()).unwrap();
+    let args = config.broker_args(&flags(&["--broker-ca-file=OTHER"]).broker);
+    assert_eq!(args.broker_ca_file, Some("OTHER".into()));
+    assert_eq!(args.broker_key_file, Some("/run/tls.key".into()));
 }
 
 #[test]

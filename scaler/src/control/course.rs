@@ -198,6 +198,8 @@ impl Decider<'_> {
 
 #[cfg(test)]
 mod tests {
+    use mayfly_service::tls::TlsFiles;
+
     use super::*;
     use crate::{
         config::{BrokerSource, LauncherConfig, PoolConfig, WorkerTemplate},
@@ -212,6 +214,7 @@ mod tests {
             instance: "mayfly".to_owned(),
             check_interval: Duration::from_millis(250),
             broker: BrokerSource::default(),
+            broker_tls: TlsFiles::default(),
             launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
             quota: None,
             pools: vec![PoolConfig::with_defaults("a", "queue", worker)],

@@ -106,6 +106,8 @@ fn cooldown_cap(config: &Config, pool: &str) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use mayfly_service::tls::TlsFiles;
+
     use super::*;
     use crate::config::{BrokerSource, LauncherConfig};
     use crate::policy::PendingCause;
@@ -117,6 +119,7 @@ mod tests {
             instance: "mayfly".to_owned(),
             check_interval: Duration::from_millis(250),
             broker: BrokerSource::default(),
+            broker_tls: TlsFiles::default(),
             launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
             quota: None,
             pools: Vec::new(),

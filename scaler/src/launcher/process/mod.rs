@@ -202,10 +202,10 @@ impl Launcher for ProcessLauncher {
 }
 
 /// Whether an environment variable sets up the scaler itself, so that a worker must not take it for its own
-/// (the admin server's address, say). Where the broker is concerns both.
+/// (the admin server's address, say). How to reach the broker concerns both.
 fn is_own_setting(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    name.starts_with("MAYFLY_") && !name.starts_with("MAYFLY_BROKER_URL")
+    name.starts_with("MAYFLY_") && !name.starts_with("MAYFLY_BROKER_")
 }
 
 /// The files of a launcher's directory that people may look at.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, time::Instant};
 
-use mayfly_service::report::ProcessIdentity;
+use mayfly_service::{report::ProcessIdentity, tls::TlsFiles};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
@@ -35,6 +35,7 @@ impl Place {
             instance: "mayfly".to_owned(),
             check_interval: Duration::from_millis(250),
             broker: BrokerSource::default(),
+            broker_tls: TlsFiles::default(),
             launcher: LauncherConfig::Process {
                 directory: directory.path().to_owned(),
                 start_delay: Duration::ZERO,

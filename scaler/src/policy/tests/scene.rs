@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mayfly_service::report::{ExitReason, ExitReport};
+use mayfly_service::{
+    report::{ExitReason, ExitReport},
+    tls::TlsFiles,
+};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 use super::super::*;
@@ -35,6 +38,7 @@ pub(super) fn config(pools: Vec<PoolConfig>) -> Config {
         instance: "mayfly".to_owned(),
         check_interval: Duration::from_millis(250),
         broker: BrokerSource::default(),
+        broker_tls: TlsFiles::default(),
         launcher: LauncherConfig::Process { directory: "d".into(), start_delay: Duration::ZERO },
         quota: None,
         pools,
