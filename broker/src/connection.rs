@@ -34,7 +34,7 @@ impl Connection {
     /// Connects as `name` (shown by the broker's tools) within `limit`.
     ///
     /// # Errors
-    /// `Unreachable` (also when `limit` passes first), `AccessRefused` or `Tls`.
+    /// `Unreachable` (also when `limit` passes first), `AccessRefused`, `Tls` or `NotAmqp`.
     pub async fn open(url: &BrokerUrl, name: &str, limit: Duration) -> Result<Self> {
         // On the heap: large, and needed only for a moment.
         let inner = deadline("open connection", limit, Box::pin(connect(url, name)))

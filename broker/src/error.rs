@@ -30,13 +30,21 @@ pub enum Error {
         #[source]
         source: TlsAdvice,
     },
+    /// What answers is not a broker, or wants TLS first.
+    #[error(
+        "what answers at {endpoint} does not speak AMQP 0-9-1: if it is the broker's port for TLS, write amqps://"
+    )]
+    NotAmqp {
+        /// `host:port/vhost`.
+        endpoint: String,
+    },
     /// User name or password is wrong, or the user may not use this virtual host.
-    #[error("broker {endpoint} refuses user {user:?}")]
+    #[error("broker {endpoint} refuses {who}")]
     AccessRefused {
         /// `host:port/vhost`.
         endpoint: String,
-        /// Who was refused.
-        user: String,
+        /// Who was refused: `user "NAME"`, or that of the client certificate.
+        who: String,
         /// What the broker said.
         #[source]
         source: Cause,
@@ -159,6 +167,7 @@ impl Error {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Deadline(_) => ExitCode::Unavailable,
             Self::Nacked { .. } | Self::Blocked { .. } => ExitCode::TempFail,
             Self::Tls { .. }
+            | Self::NotAmqp { .. }
             | Self::AccessRefused { .. }
             | Self::QueueMissing { .. }
             | Self::Forbidden { .. }
@@ -177,6 +186,9 @@ impl Error {
         {
             return Self::Tls { endpoint, source: TlsAdvice(problem) };
         }
+        if matches!(source.kind(), lapin::ErrorKind::ParsingError(_)) {
+            return Self::NotAmqp { endpoint };
+        }
         let source = Cause(source);
         match source.reply_code() {
             // A limit on connections is reported with the code of a missing virtual host, but it passes.
@@ -184,7 +196,7 @@ impl Error {
                 Self::Unreachable { endpoint, source }
             }
             Some(reply::ACCESS_REFUSED | reply::NOT_ALLOWED) => {
-                Self::AccessRefused { endpoint, user: url.user().to_owned(), source }
+                Self::AccessRefused { endpoint, who: url.who(), source }
             }
             _ => Self::Unreachable { endpoint, source },
         }

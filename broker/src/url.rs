@@ -89,7 +89,7 @@ impl BrokerUrl {
     /// a file that cannot be used.
     pub fn with_tls(mut self, tls: TlsFiles) -> Result<Self, BadUrl> {
         let refuse = |what| Err(BadUrl::Contradiction(what));
-        let external = self.uri.query.auth_mechanism == Some(SASLMechanism::External);
+        let external = self.is_external();
         match self.uri.scheme {
             AMQPScheme::AMQP if !tls.is_empty() => {
                 return refuse(
@@ -125,13 +125,18 @@ impl BrokerUrl {
         format!("{host}:{}/{vhost}", self.uri.authority.port)
     }
 
-    /// The user that we connect as; with a certificate as login the broker takes the name from there.
-    #[must_use]
-    pub fn user(&self) -> &str {
-        match self.uri.query.auth_mechanism {
-            Some(SASLMechanism::External) => "of the client certificate",
-            _ => &self.uri.authority.userinfo.username,
+    /// Whom we log in as, for people.
+    pub(crate) fn who(&self) -> String {
+        if self.is_external() {
+            "the user of the client certificate".to_owned()
+        } else {
+            format!("user {:?}", self.uri.authority.userinfo.username)
         }
+    }
+
+    /// Whether the broker takes the user's name from our certificate.
+    fn is_external(&self) -> bool {
+        self.uri.query.auth_mechanism == Some(SASLMechanism::External)
     }
 
     pub(crate) const fn uri(&self) -> &AMQPUri {
@@ -189,7 +194,13 @@ impl FromStr for BrokerUrl {
 /// Without the password.
 impl fmt::Debug for BrokerUrl {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "BrokerUrl({}://{}@{})", self.uri.scheme, self.user(), self.endpoint())
+        write!(
+            formatter,
+            "BrokerUrl({}://{}@{})",
+            self.uri.scheme,
+            self.uri.authority.userinfo.username,
+            self.endpoint()
+        )
     }
 }
 

@@ -230,7 +230,13 @@ impl From<rustls::Error> for TlsProblem {
                 Self::NotYetValid
             }
             rustls::Error::InvalidCertificate(Cert::NotValidForNameContext { expected, presented }) => {
-                Self::WrongName { asked: expected.to_str().into_owned(), valid_for: presented }
+                // The library's own form: `DnsName("a.example")`, `IpAddress(…)`.
+                let bare = |name: &String| match name.split_once('(').zip(name.strip_suffix(')')) {
+                    Some(((kind, _), rest)) => rest[kind.len() + 1..].trim_matches('"').to_owned(),
+                    None => name.clone(),
+                };
+                let valid_for = presented.iter().map(bare).collect();
+                Self::WrongName { asked: expected.to_str().into_owned(), valid_for }
             }
             // The library keeps this one as an error of the crate below it.
             rustls::Error::InvalidCertificate(Cert::Other(ref other))
@@ -317,6 +323,15 @@ mod tests {
             let told = told(&files);
             assert!(told.contains(expected) && !told.contains("hunter2"), "{told}");
         }
+    }
+
+    #[test]
+    fn names_are_told_as_people_write_them() {
+        let presented = ["DnsName(\"a.example\")", "IpAddress(10.0.0.1)", "odd"].map(str::to_owned).to_vec();
+        let expected = "b.example".try_into().unwrap();
+        let wrong = CertificateError::NotValidForNameContext { expected, presented };
+        let told = TlsProblem::from(rustls::Error::InvalidCertificate(wrong)).to_string();
+        assert_eq!(told, "its certificate is not for \"b.example\" but for a.example, 10.0.0.1, odd");
     }
 
     #[test]

@@ -5,4 +5,5 @@
 mod harness;
 mod publisher;
 mod scaler;
+mod tls;
 mod worker;

@@ -30,7 +30,7 @@ pub mod wait;
 pub use bed::Bed;
 pub use client::{Client, Kind};
 pub use fleet::Fleet;
-pub use node::{Broker, Node, Release};
+pub use node::{Broker, Node, Release, TlsNode};
 pub use process::{Process, Program, Signal};
 pub use proxy::{Fault, Proxy, Way};
 pub use wait::{eventually, until};

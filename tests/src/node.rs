@@ -3,6 +3,7 @@
 mod broker;
 pub(crate) mod ports;
 mod release;
+mod tls;
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
@@ -12,6 +13,7 @@ use futures_util::future::try_join_all;
 pub use self::{
     broker::{Broker, ConnectionReport, Ports, QueueReport},
     release::{Release, cache},
+    tls::{Authority, Certificate, TlsNode},
 };
 use crate::{
     sandbox::{Identity, Sandbox},
@@ -50,6 +52,15 @@ impl Node {
     /// # Errors
     /// When the release is not installed, or the node does not answer in 90 s; the text holds its log's end.
     pub async fn start(release: Release) -> Result<Self> {
+        Self::start_with(release, |_| Ok(())).await
+    }
+
+    /// The same; `change` may change what the node reads at its start. It runs again with other ports when
+    /// one of them was taken.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), or what `change` returns.
+    pub async fn start_with(release: Release, mut change: impl FnMut(&Broker) -> Result<()>) -> Result<Self> {
         release.ensure().await?;
         let mut clashes = 0;
         loop {
@@ -58,6 +69,7 @@ impl Node {
             let directory = tempfile::Builder::new().prefix("mayfly-node-").tempdir()?.keep();
             let mut node = Self { broker: Broker { release, ports, directory }, sandbox: None };
             configure(&node.broker)?;
+            change(&node.broker)?;
             match node.start_again().await {
                 Ok(()) => return Ok(node),
                 // Somebody took a port after we had found it free.
@@ -102,7 +114,7 @@ impl Node {
         argv.extend(["sh", "-c", SERVE].map(Into::into));
         argv.push(installation.scripts.join("rabbitmq-server").into());
         let mut command = Sandbox::command(Identity::Root, Some(directory), &argv);
-        self.broker.set_environment(&installation, &mut command);
+        self.broker.set_environment(&mut command);
         command.env(
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
             // Idle schedulers sleep at once: the machine's cores are for the tests.

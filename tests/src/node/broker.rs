@@ -111,7 +111,7 @@ impl Broker {
         argv.extend(["-q", "-n", NODE_NAME].map(|word| OsStr::new(word).to_owned()));
         argv.extend(arguments.iter().map(|word| OsStr::new(word).to_owned()));
         let mut command = Sandbox::short(Identity::Root, &argv);
-        self.set_environment(&installation, &mut command);
+        self.set_environment(&mut command);
         let what = || format!("rabbitmqctl {}", arguments.join(" "));
         let output = tokio::time::timeout(CTL_LIMIT, command.output())
             .await
@@ -191,6 +191,14 @@ impl Broker {
         serde_json::from_str(&text).with_context(|| format!("{command} said {text:?}"))
     }
 
+    /// Its data directory as the node itself sees it.
+    pub(super) fn home(&self) -> PathBuf {
+        match self.release {
+            Release::Packaged => self.directory.clone(),
+            Release::Trixie => DATA_INSIDE.into(),
+        }
+    }
+
     /// The words to put before a command that belongs to the release.
     pub(super) fn enter(&self, installation: &Installation) -> Vec<std::ffi::OsString> {
         let root = installation.root.as_deref().unwrap_or_else(|| Path::new(""));
@@ -208,16 +216,13 @@ impl Broker {
     }
 
     /// The environment of the node and of its tools, and nothing else.
-    pub(super) fn set_environment(&self, installation: &Installation, command: &mut Command) {
-        let home = match installation.root {
-            Some(_) => Path::new(DATA_INSIDE),
-            None => &self.directory,
-        };
+    pub(super) fn set_environment(&self, command: &mut Command) {
+        let home = self.home();
         let Ports { dist, epmd, .. } = self.ports;
         command
             .env_clear()
             .current_dir("/")
-            .env("HOME", home)
+            .env("HOME", &home)
             .env("LANG", "C.UTF-8")
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")

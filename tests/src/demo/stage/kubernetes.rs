@@ -87,7 +87,7 @@ impl Kubernetes {
         };
         let given = args.broker_url_file.as_ref().map(readable).transpose()?;
         let url_file = UrlFile::choose(&place.context, given, place::own_url_file)?;
-        let url = BrokerArgs { broker_url_file: Some(url_file.path.clone()), broker_url_env: String::new() };
+        let url = BrokerArgs { broker_url_file: Some(url_file.path.clone()), ..BrokerArgs::default() };
         let url = url.load()?;
         let client = kubernetes::client(&place.kubeconfig).await?;
         let name = unique_name();
