@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
 use mayfly_broker::BrokerArgs;
 use mayfly_service::{contract, log::LogArgs};
 
-pub(crate) use self::handlers::{ExecArgs, NoopArgs, SleepArgs, StdioArgs};
+pub(crate) use self::handlers::{ExecArgs, HttpArgs, NoopArgs, SleepArgs, StdioArgs};
 
 /// Takes messages from a queue, works on them, acknowledges each only after it is done, and ends by itself
 /// when the queue stays idle.
@@ -38,6 +38,8 @@ Examples:
   mayfly-worker exec --queue documents --concurrency 4 --timeout 5m -- ./parse
   mayfly-worker stdio --queue documents --concurrency 4 -- python3 -u ./infer.py
         hand all messages to one long-lived program
+  mayfly-worker http --queue documents --url http://127.0.0.1:8080/work
+        post each message to a server, such as a sidecar
   mayfly-worker sleep --queue demo --for 1s
         only pretend to work
   mayfly-worker ready --admin-listen 127.0.0.1:8080
@@ -59,6 +61,9 @@ pub(crate) enum Command {
     /// Hand all messages to one long-lived program, as lines of JSON: for what is slow to start.
     #[command(after_help = handlers::STDIO_HELP)]
     Stdio(StdioArgs),
+    /// Post each message to a server nearby, such as a sidecar.
+    #[command(after_help = handlers::HTTP_HELP)]
+    Http(HttpArgs),
     /// Sleep for each message: for demos and measurements.
     #[command(after_help = handlers::SLEEP_HELP)]
     Sleep(SleepArgs),

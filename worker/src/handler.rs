@@ -4,6 +4,7 @@ mod answer;
 mod child;
 mod envelope;
 mod exec;
+mod http;
 mod sleep;
 mod stdio;
 
@@ -13,7 +14,14 @@ use mayfly_broker::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{child::Program, exec::Exec, sleep::Sleep, stdio::Stdio};
+pub(crate) use self::http::parse_path;
+pub use self::{
+    child::Program,
+    exec::Exec,
+    http::{Http, HttpOptions, ServerUrl},
+    sleep::Sleep,
+    stdio::Stdio,
+};
 
 /// The user's work on one message.
 ///

@@ -56,7 +56,10 @@ mod tally;
 mod work;
 
 pub use args::Cli;
-pub use handler::{CannotStart, Context, Exec, Handler, Interrupt, Outcome, Program, Sleep, Stdio};
+pub use handler::{
+    CannotStart, Context, Exec, Handler, Http, HttpOptions, Interrupt, Outcome, Program, ServerUrl, Sleep,
+    Stdio,
+};
 pub use mayfly_broker::{BrokerUrl, Message};
 pub use mayfly_service::{Shutdown, report::ExitReport};
 pub use options::{BadOptions, Options};

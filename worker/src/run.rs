@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{Cli, Command, TERMINATION_LOG, TryArgs, WorkArgs},
-    handler::{Exec, Handler, Program, Sleep, Stdio},
+    args::{Cli, Command, HttpArgs, TERMINATION_LOG, TryArgs, WorkArgs},
+    handler::{Exec, Handler, Http, HttpOptions, Program, Sleep, Stdio},
     options::Options,
     probe::probe,
     report::{exit_code, report, write_termination_log},
@@ -79,6 +79,12 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
             let start_limit = handler_limit(args.work.start_deadline);
             let handler = Stdio::new(program(args.command, &broker), &args.work.queue, start_limit);
             launch(&args.work, Some(&args.tries), &broker, handler, &shutdown).await
+        }
+        Command::Http(args) => {
+            let HttpArgs { work, tries, url, health_path, envelope } = args;
+            let options = HttpOptions { url, health_path, envelope };
+            let handler = Http::new(options, &work.queue, handler_limit(work.start_deadline));
+            launch(&work, Some(&tries), &broker, handler, &shutdown).await
         }
         Command::Ready(args) => probe(args.admin_listen).await,
         Command::Completions { shell } => {

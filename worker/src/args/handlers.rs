@@ -2,9 +2,10 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::FalseyValueParser};
 
 use super::{TryArgs, WorkArgs};
+use crate::handler::{ServerUrl, parse_path};
 
 pub(super) const NOOP_HELP: &str = "\
 Example:
@@ -57,6 +58,27 @@ it is started again. It is killed and started again when a message in it takes
 longer than --timeout. A program that is not ready within --start-deadline, or
 exits with 126 or 127, ends the worker (78).";
 
+pub(super) const HTTP_HELP: &str = "\
+Examples:
+  mayfly-worker http --queue documents --url http://127.0.0.1:8080/work
+  mayfly-worker http --queue documents --url http://127.0.0.1:8080/work \\
+        --health-path /health --concurrency 8 --timeout 1m
+
+The body is posted as it is, with the headers Content-Type, Mayfly-Message-Id,
+Mayfly-Queue, Mayfly-Attempt, Mayfly-Redelivered and, up to 4 KiB, Mayfly-Headers
+(JSON); with --envelope all of it is posted as JSON, as stdio gets it.
+
+Status of the response:
+  2xx                 done
+  400, 413, 415, 422  to the dead-letter queue
+  429, 503            to a retry queue, not before Retry-After (in seconds)
+  others              to a retry queue, and after the last of --max-attempts
+                      to the dead-letter queue
+The beginning of the response's body is stored as the reason.
+
+A message whose connection is cut is handled alone from then on. Where nobody
+listens, the worker waits for --start-deadline, then ends (78).";
+
 #[derive(Debug, Args)]
 pub(crate) struct NoopArgs {
     #[command(flatten)]
@@ -92,4 +114,21 @@ pub(crate) struct StdioArgs {
     /// The program with its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HttpArgs {
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) tries: TryArgs,
+    /// Where to post messages.
+    #[arg(long, env = "MAYFLY_URL", value_name = "URL")]
+    pub(crate) url: ServerUrl,
+    /// The server is up when a GET of this path is answered with 2xx. Without it: when it takes connections.
+    #[arg(long, env = "MAYFLY_HEALTH_PATH", value_name = "PATH", value_parser = parse_path)]
+    pub(crate) health_path: Option<String>,
+    /// Post all that is known of a message as JSON, instead of its body.
+    #[arg(long, env = "MAYFLY_ENVELOPE", value_parser = FalseyValueParser::new())]
+    pub(crate) envelope: bool,
 }
