@@ -99,6 +99,22 @@ need_rabbitmq() {
     has_rabbitmq || fail "rabbitmq-server is still missing"
 }
 
+# The distribution's Redis: tests run servers of their own.
+need_redis() {
+    has redis-server && return
+    install_idle redis-server -- redis-server.service
+    has redis-server || fail "redis-server is still missing"
+}
+
+has_postgres() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
+
+# The distribution's PostgreSQL: tests run servers of their own.
+need_postgres() {
+    has_postgres && return
+    install_idle postgresql -- postgresql.service
+    has_postgres || fail "postgresql is still missing"
+}
+
 # The machine's own target, named explicitly: with crt-static, proc-macros build only beside it.
 host_target() { rustc -vV | sed -n 's/^host: //p'; }
 

@@ -78,6 +78,17 @@ impl Message {
         self.properties.message_id().as_ref().map(ShortString::as_str)
     }
 
+    /// A header of its own, where that is text.
+    #[must_use]
+    pub fn text_header(&self, name: &str) -> Option<String> {
+        let headers = self.properties.headers().as_ref()?;
+        match headers.inner().get(name)? {
+            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+            AMQPValue::ShortString(text) => Some(text.to_string()),
+            _ => None,
+        }
+    }
+
     /// Its `content_type` property.
     #[must_use]
     pub fn content_type(&self) -> Option<&str> {

@@ -125,6 +125,12 @@ impl BrokerUrl {
         format!("{host}:{}/{vhost}", self.uri.authority.port)
     }
 
+    /// The virtual host.
+    #[must_use]
+    pub fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+
     /// Whom we log in as, for people.
     pub(crate) fn who(&self) -> String {
         if self.is_external() {

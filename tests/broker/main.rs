@@ -3,6 +3,7 @@
 //! One module for each part; a test is an `async fn(&Bed) -> Result<()>` named in `on_each_release!`.
 
 mod harness;
+mod ledger;
 mod publisher;
 mod scaler;
 mod tls;

@@ -25,6 +25,7 @@ pub mod node;
 pub mod process;
 pub mod proxy;
 pub mod sandbox;
+pub mod store;
 pub mod wait;
 
 pub use bed::Bed;
@@ -33,4 +34,5 @@ pub use fleet::Fleet;
 pub use node::{Broker, Node, Release, TlsNode};
 pub use process::{Process, Program, Signal};
 pub use proxy::{Fault, Proxy, Way};
+pub use store::Store;
 pub use wait::{eventually, until};

@@ -79,11 +79,11 @@ impl<H: Handler> Attendant<H> {
     async fn handled(&self, message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
         let attempt = message.attempt().saturating_add(1);
         let Some(timeout) = self.timeout else {
-            let context = Context { attempt, deadline: None, interrupt: interrupt.clone() };
+            let context = Context::new(attempt, None, interrupt.clone());
             return self.handler.handle(message, &context).await;
         };
         let deadline = Instant::now() + timeout;
-        let context = Context { attempt, deadline: Some(deadline), interrupt: interrupt.child() };
+        let context = Context::new(attempt, Some(deadline), interrupt.child());
         let handling = self.handler.handle(message, &context);
         tokio::pin!(handling);
         if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut handling).await {

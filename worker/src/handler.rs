@@ -14,6 +14,8 @@ use mayfly_broker::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::ledger::transaction::Offer;
+
 pub(crate) use self::http::parse_path;
 pub use self::{
     child::Program,
@@ -67,6 +69,7 @@ pub struct Context {
     pub deadline: Option<Instant>,
     /// Asks this message's work to end.
     pub interrupt: Interrupt,
+    pub(crate) offer: Offer,
 }
 
 /// What became of the work on one message.
@@ -113,6 +116,16 @@ pub struct Interrupt {
     pub end: CancellationToken,
     /// Cancelled when the message is not ours any more, or we must be gone: end at once.
     pub kill: CancellationToken,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// The context of a message without a ledger, as a handler's own tests need it.
+    #[must_use]
+    pub fn new(attempt: u32, deadline: Option<Instant>, interrupt: Interrupt) -> Self {
+        Self { attempt, deadline, interrupt, offer: Offer::None }
+    }
 }
 
 // === impl Outcome ===

@@ -43,6 +43,7 @@ mod args;
 mod attend;
 mod forward;
 mod handler;
+pub mod ledger;
 mod lifecycle;
 mod options;
 mod probe;
@@ -60,6 +61,7 @@ pub use handler::{
     CannotStart, Context, Exec, Handler, Http, HttpOptions, Interrupt, Outcome, Program, ServerUrl, Sleep,
     Stdio,
 };
+pub use ledger::{Transaction, TransactionError};
 pub use mayfly_broker::{BrokerUrl, Message};
 pub use mayfly_service::{Shutdown, report::ExitReport};
 pub use options::{BadOptions, Options};

@@ -42,7 +42,7 @@ fn message(id: &str, body: &[u8]) -> Message {
 }
 
 fn context(interrupt: &Interrupt) -> Context {
-    Context { attempt: 1, deadline: None, interrupt: interrupt.clone() }
+    Context::new(1, None, interrupt.clone())
 }
 
 /// Runs `script` with `sh`, its environment being `MAYFLY_BROKER_URL`, `SECRET`, `FILE` and `PATH`.

@@ -32,7 +32,7 @@ fn message(body: &[u8]) -> Message {
 }
 
 async fn handle(http: &Http, body: &[u8], interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
-    let context = Context { attempt: 1, deadline: None, interrupt: interrupt.clone() };
+    let context = Context::new(1, None, interrupt.clone());
     tokio::time::timeout(LIMIT, http.handle(&message(body), &context)).await.unwrap()
 }
 

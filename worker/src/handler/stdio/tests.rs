@@ -99,7 +99,7 @@ impl Bench {
 }
 
 fn context(interrupt: &Interrupt) -> Context {
-    Context { attempt: 1, deadline: None, interrupt: interrupt.clone() }
+    Context::new(1, None, interrupt.clone())
 }
 
 fn message(body: &[u8]) -> Message {
