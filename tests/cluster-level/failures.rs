@@ -49,8 +49,11 @@ fn workers_that_cannot_start_make_no_storm_and_an_upgrade_keeps_what_is_known() 
         look_until(&mut workers, "a worker crashes at its start", SOON, crashed).await?;
         no_storm(&mut workers).await?;
 
-        site.tell("upgrading to workers that work");
-        site.install("upgrade-good", &values(site, &json!({ "handler": { "sleep": "2s" } }))).await?;
+        site.tell("upgrading to a command in an image that lacks the worker");
+        // Nothing is in it but the publisher, nothing can be written, and it runs as nobody in particular.
+        let command = json!({ "exec": ["/mayfly-publisher", "--version"] });
+        let foreign = json!({ "image": site.image("mayfly-publisher"), "handler": command });
+        site.install("upgrade-foreign", &values(site, &foreign)).await?;
         look_until(&mut workers, "all is done", SCRIPT_LIMIT, |workers| workers.done() == published).await?;
         ensure!(site.scalers().await?.len() == 2, "two replicas");
         let history = watcher.history()?;
@@ -64,6 +67,9 @@ fn workers_that_cannot_start_make_no_storm_and_an_upgrade_keeps_what_is_known() 
             Ok(Some(()))
         })
         .await?;
+
+        site.tell("upgrading to workers that take their time");
+        site.install("upgrade-good", &values(site, &json!({ "handler": { "sleep": "2s" } }))).await?;
 
         site.tell("uninstalling under busy workers, at once");
         uninstall_now_gives_back(site, &mut workers).await?;

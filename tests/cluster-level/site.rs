@@ -155,6 +155,11 @@ impl Site {
         values
     }
 
+    /// One of the images that `bin/images` builds.
+    pub(crate) fn image(&self, program: &str) -> String {
+        format!("{program}:{}", self.image_tag)
+    }
+
     /// `bin/install` with these values and the images that `bin/test` has built.
     pub(crate) async fn install(&self, name: &str, values: &Value) -> Result<()> {
         // A lost peer is noticed in some ten seconds.

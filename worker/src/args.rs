@@ -42,6 +42,8 @@ Examples:
         post each message to a server, such as a sidecar
   mayfly-worker sleep --queue demo --for 1s
         only pretend to work
+  mayfly-worker install /mayfly
+        put this program where an image that lacks it finds it
   mayfly-worker ready --admin-listen 127.0.0.1:8080
         for an exec readiness probe
 
@@ -70,6 +72,9 @@ pub(crate) enum Command {
     /// Do nothing with a message, which is done at once: for measurements.
     #[command(after_help = handlers::NOOP_HELP)]
     Noop(NoopArgs),
+    /// Copy this program to DIR/mayfly-worker, for a container whose image lacks it: say so in an init
+    /// container, over a volume that both mount, and the user's image needs no change.
+    Install(InstallArgs),
     /// Ask a worker on this machine whether it is ready: 0 yes, 75 not yet, 69 no answer.
     Ready(ReadyArgs),
     /// Print shell completions.
@@ -96,6 +101,13 @@ pub(crate) struct ReadyArgs {
     /// Where the worker's admin server listens.
     #[arg(long, env = "MAYFLY_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub(crate) admin_listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallArgs {
+    /// The directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 /// What every working subcommand takes.

@@ -43,6 +43,7 @@ mod args;
 mod attend;
 mod forward;
 mod handler;
+mod install;
 pub mod ledger;
 mod lifecycle;
 mod options;

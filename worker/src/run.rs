@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::{Cli, Command, HttpArgs, TERMINATION_LOG, TryArgs, WorkArgs},
     handler::{Exec, Handler, Http, HttpOptions, Program, Sleep, Stdio},
+    install::install,
     options::Options,
     probe::probe,
     report::{exit_code, report, write_termination_log},
@@ -86,6 +87,7 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
             let handler = Http::new(options, &work.queue, handler_limit(work.start_deadline));
             launch(&work, Some(&tries), &broker, handler, &shutdown).await
         }
+        Command::Install(args) => install(&args.directory),
         Command::Ready(args) => probe(args.admin_listen).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "mayfly-worker", &mut std::io::stdout());

@@ -56,14 +56,47 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The broker's URL as a file: it stands in no environment and on no command line. */}}
+{{/* The broker's URL and the files for its TLS, as files: no secret stands in an environment or on a command line. */}}
 {{- define "mayfly.brokerVolume" -}}
+{{- $tls := .Values.broker.tls -}}
 name: mayfly-broker
-secret:
-  secretName: {{ include "mayfly.brokerSecret" . }}
-  items:
-    - key: {{ .Values.broker.secretKey }}
-      path: broker-url
+projected:
+  sources:
+    - secret:
+        name: {{ include "mayfly.brokerSecret" . }}
+        items:
+          - { key: {{ .Values.broker.secretKey }}, path: broker-url }
+    {{- with $tls.caSecret }}
+    - secret:
+        name: {{ . }}
+        items:
+          - { key: {{ $tls.caKey }}, path: ca.crt }
+    {{- end }}
+    {{- with $tls.caConfigMap }}
+    - configMap:
+        name: {{ . }}
+        items:
+          - { key: {{ $tls.caKey }}, path: ca.crt }
+    {{- end }}
+    {{- with $tls.certSecret }}
+    - secret:
+        name: {{ . }}
+        items:
+          - { key: tls.crt, path: tls.crt }
+          - { key: tls.key, path: tls.key }
+    {{- end }}
+{{- end -}}
+{{- define "mayfly.brokerEnv" -}}
+- { name: MAYFLY_BROKER_URL_FILE, value: /run/secrets/mayfly/broker-url }
+{{- with .Values.broker.tls }}
+{{- if or .caSecret .caConfigMap }}
+- { name: MAYFLY_BROKER_CA_FILE, value: /run/secrets/mayfly/ca.crt }
+{{- end }}
+{{- if .certSecret }}
+- { name: MAYFLY_BROKER_CERT_FILE, value: /run/secrets/mayfly/tls.crt }
+- { name: MAYFLY_BROKER_KEY_FILE, value: /run/secrets/mayfly/tls.key }
+{{- end }}
+{{- end }}
 {{- end -}}
 {{- define "mayfly.brokerMount" -}}
 name: mayfly-broker
@@ -120,6 +153,9 @@ pools:
 {{- if not (or .Values.broker.url .Values.broker.existingSecret) -}}
 {{- fail "broker: RabbitMQ's URL is missing; set broker.existingSecret (the name of a Secret with the key broker-url) or broker.url" -}}
 {{- end -}}
+{{- if and .Values.broker.tls.caSecret .Values.broker.tls.caConfigMap -}}
+{{- fail "broker.tls: give caSecret or caConfigMap, not both" -}}
+{{- end -}}
 {{- $names := dict -}}
 {{- $queues := dict -}}
 {{- range .Values.pools -}}
@@ -135,12 +171,12 @@ pools:
 {{- if gt (add (len $instance) (len .name)) 40 -}}
 {{- fail (printf "pools: instance %q and pool %q have more than 40 characters together; Job names hold no more" $instance .name) -}}
 {{- end -}}
-{{- if and .worker.handler.exec (not .worker.image) -}}
-{{- fail (printf "pools: pool %q runs a command, so it needs worker.image, an image with that command and mayfly-worker in it (README.md, \"Your image\")" .name) -}}
+{{- if and (or .worker.handler.exec .worker.handler.stdio) (not .worker.image) -}}
+{{- fail (printf "pools: pool %q runs a command, so it needs worker.image, an image with that command in it (README.md, \"Your image\")" .name) -}}
 {{- end -}}
 {{- $pool := .name -}}
 {{- range .worker.env -}}
-{{- if has .name (list "MAYFLY_INSTANCE" "MAYFLY_POOL" "MAYFLY_SERIAL" "MAYFLY_SLOT" "MAYFLY_SERVICE_TIME_HINT" "MAYFLY_STATUS_FILE" "MAYFLY_START_DELAY" "MAYFLY_BROKER_URL_FILE" "MAYFLY_QUEUE" "MAYFLY_DECLARE" "MAYFLY_ADMIN_LISTEN" "MAYFLY_GRACE") -}}
+{{- if has .name (list "MAYFLY_INSTANCE" "MAYFLY_POOL" "MAYFLY_SERIAL" "MAYFLY_SLOT" "MAYFLY_SERVICE_TIME_HINT" "MAYFLY_STATUS_FILE" "MAYFLY_START_DELAY" "MAYFLY_BROKER_URL_FILE" "MAYFLY_BROKER_CA_FILE" "MAYFLY_BROKER_CERT_FILE" "MAYFLY_BROKER_KEY_FILE" "MAYFLY_QUEUE" "MAYFLY_DECLARE" "MAYFLY_ADMIN_LISTEN" "MAYFLY_GRACE") -}}
 {{- fail (printf "pools: %s of pool %q is set by the chart or the scaler" .name $pool) -}}
 {{- end -}}
 {{- end -}}

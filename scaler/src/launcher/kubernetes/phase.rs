@@ -101,12 +101,16 @@ pub(super) fn was_ready(pod: &Pod, now: Time) -> Option<Time> {
     Some(stamp(Some(turned), now))
 }
 
+/// The init container by which the chart puts the worker into images that lack it. It knows no broker, so a pod
+/// in which only this has run holds no message: else an image that cannot be pulled would never be given up.
+const INSTALLS: &str = "mayfly-install";
+
 /// Whether any container of the pod, init containers included, ever started.
 pub(super) fn has_started(pod: &Pod) -> bool {
     let ran = |state: Option<&ContainerState>| {
         state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     };
-    statuses(pod).any(|status| {
+    statuses(pod).filter(|status| status.name != INSTALLS).any(|status| {
         ran(status.state.as_ref()) || ran(status.last_state.as_ref()) || status.restart_count > 0
     })
 }

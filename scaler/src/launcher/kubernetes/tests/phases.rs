@@ -284,6 +284,14 @@ fn any_container_that_ran_counts_as_started() {
             pod(json!({ "status": { "initContainerStatuses": [terminated(0, "Completed", "")] } })),
             true,
         ),
+        (
+            "only the one that installs the worker",
+            pod(json!({ "status": {
+                "initContainerStatuses": [merged(terminated(0, "Completed", ""), json!({ "name": "mayfly-install" }))],
+                "containerStatuses": [waiting("ErrImageNeverPull", "")],
+            } })),
+            false,
+        ),
     ];
     for (name, pod, expected) in table {
         assert_eq!(has_started(&pod), expected, "{name}");

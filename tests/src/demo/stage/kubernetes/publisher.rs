@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{Container, ContainerState, EnvVar, Pod, PodSpec, ResourceRequirements},
+        core::v1::{Container, ContainerState, Pod, PodSpec, ResourceRequirements},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -23,8 +23,6 @@ use crate::stage::Remains;
 const IMAGE: &str = "mayfly/publisher-image";
 /// The label of all that belongs to a release.
 const RELEASE: &str = "mayfly/release";
-/// Where the chart mounts the broker's URL, in the scaler's pod as well.
-const URL_FILE: &str = "/run/secrets/mayfly/broker-url";
 /// How long it may take, a node for it included.
 const LIMIT: Duration = Duration::from_mins(5);
 /// Why a container waits that is not worth waiting for.
@@ -85,11 +83,8 @@ fn pod(scaler: &Deployment, arguments: &[&str]) -> Option<Pod> {
     let template = &scaler.spec.as_ref()?.template;
     let like = template.spec.as_ref()?;
     let container = like.containers.first()?;
-    let url_file = EnvVar {
-        name: "MAYFLY_BROKER_URL_FILE".to_owned(),
-        value: Some(URL_FILE.to_owned()),
-        value_from: None,
-    };
+    let environment = container.env.iter().flatten();
+    let of_broker = environment.filter(|variable| variable.name.starts_with("MAYFLY_BROKER_")).cloned();
     let mut resources = ResourceRequirements::default();
     resources.requests = container.resources.as_ref().and_then(|resources| resources.requests.clone());
     let publisher = Container {
@@ -97,7 +92,7 @@ fn pod(scaler: &Deployment, arguments: &[&str]) -> Option<Pod> {
         image: Some(scaler.annotations().get(IMAGE)?.clone()),
         image_pull_policy: container.image_pull_policy.clone(),
         args: Some(arguments.iter().map(|&argument| argument.to_owned()).collect()),
-        env: Some(vec![url_file]),
+        env: Some(of_broker.collect()),
         resources: Some(resources),
         security_context: container.security_context.clone(),
         volume_mounts: container.volume_mounts.clone(),
@@ -172,7 +167,10 @@ mod tests {
                     "containers": [{
                         "name": "scaler",
                         "image": "r/mayfly-scaler:1",
-                        "env": [{ "name": "MAYFLY_CONFIG", "value": "/etc/mayfly/mayfly.yaml" }],
+                        "env": [
+                            { "name": "MAYFLY_CONFIG", "value": "/etc/mayfly/mayfly.yaml" },
+                            { "name": "MAYFLY_BROKER_URL_FILE", "value": "/run/secrets/mayfly/broker-url" },
+                        ],
                         "volumeMounts": [{ "name": "mayfly-broker", "mountPath": "/run/secrets/mayfly" }],
                     }],
                     "volumes": [{ "name": "mayfly-broker", "secret": { "secretName": "d-broker" } }],
