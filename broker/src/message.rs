@@ -21,6 +21,15 @@ pub mod header {
     pub const ATTEMPT: &str = "x-mayfly-attempt";
     /// Why a message was dead-lettered or retried: the last error, bounded.
     pub const ERROR: &str = "x-mayfly-error";
+    /// How often a worker died while this message alone was in work.
+    pub const DEATHS: &str = "x-mayfly-deaths";
+    /// What brought a message into the dead-letter queue: `rejected` by its handler, its `attempts` are used
+    /// up, or `suspect`: it brought down its workers.
+    pub const REASON: &str = "x-mayfly-reason";
+    /// Deliveries that ended without a word (quorum queues).
+    pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+    /// All deliveries, also those that were given back (quorum queues of RabbitMQ 4.3 and later).
+    pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 }
 
 /// A header's value, as far as we write them.
@@ -64,7 +73,7 @@ const PERSISTENT: u8 = 2;
 
 /// Headers that belong to the delivery at hand: `CC` and `BCC` would send copies to other queues again, the
 /// counts would make a message that was published just now look like one that came back.
-const NOT_FORWARDED: [&str; 4] = ["CC", "BCC", "x-delivery-count", "x-acquired-count"];
+const NOT_FORWARDED: [&str; 4] = ["CC", "BCC", header::DELIVERY_COUNT, header::ACQUIRED_COUNT];
 
 /// Sets one textual property.
 type WithText = fn(BasicProperties, ShortString) -> BasicProperties;
@@ -98,9 +107,25 @@ impl Message {
     /// How often it was begun before, by our retries: 0 at first. An absent, odd or negative header is 0.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        let headers = self.properties.headers().as_ref();
-        let count = headers.and_then(|headers| headers.inner().get(header::ATTEMPT)).and_then(integer);
-        u32::try_from(count.unwrap_or(0).max(0)).unwrap_or(u32::MAX)
+        self.count(header::ATTEMPT).unwrap_or(0)
+    }
+
+    /// How often a worker died while this message alone was in work. An absent, odd or negative header is 0.
+    #[must_use]
+    pub fn deaths(&self) -> u32 {
+        self.count(header::DEATHS).unwrap_or(0)
+    }
+
+    /// Whether somebody may have died, or lost the connection, while holding it. Before RabbitMQ 4.3 a message
+    /// that was given back in order looks the same.
+    #[must_use]
+    pub fn came_back(&self) -> bool {
+        let told_apart = self.count(header::ACQUIRED_COUNT).is_some();
+        self.redelivered && !(told_apart && self.count(header::DELIVERY_COUNT).unwrap_or(0) == 0)
+    }
+
+    fn count(&self, name: &str) -> Option<u32> {
+        count(&self.properties, name)
     }
 
     /// The same message for `queue` with its original properties, and `headers` set over its own. A message
@@ -186,6 +211,12 @@ impl Outgoing {
             .with_headers(table);
         Self { queue: queue.to_owned(), message_id: message_id.into(), body, properties }
     }
+
+    /// The count in the header `name`; `None` where it is absent or no integer, 0 where it is negative.
+    #[must_use]
+    pub fn count(&self, name: &str) -> Option<u32> {
+        count(&self.properties, name)
+    }
 }
 
 // === impl Header ===
@@ -221,6 +252,12 @@ fn cut(mut text: String) -> ShortString {
 
 fn new_id() -> String {
     Uuid::now_v7().to_string()
+}
+
+fn count(properties: &BasicProperties, name: &str) -> Option<u32> {
+    let headers = properties.headers().as_ref()?;
+    let count = headers.inner().get(name).and_then(integer)?;
+    Some(u32::try_from(count.max(0)).unwrap_or(u32::MAX))
 }
 
 /// A header's value as a number: clients differ in the width that they choose.
@@ -273,6 +310,25 @@ mod tests {
         }
         assert_eq!(message(BasicProperties::default()).attempt(), 0);
         assert_eq!(message(BasicProperties::default().with_headers(FieldTable::default())).attempt(), 0);
+    }
+
+    #[test]
+    fn a_message_comes_back_only_from_a_death_where_the_broker_tells_it_from_a_give_back() {
+        let given_back = ("x-acquired-count", AMQPValue::LongLongInt(1));
+        let died = |count| ("x-delivery-count", AMQPValue::LongLongInt(count));
+        let cases = [
+            (true, vec![], true),
+            (true, vec![died(1)], true),
+            (true, vec![given_back.clone()], false),
+            (true, vec![given_back.clone(), died(0)], false),
+            (true, vec![given_back.clone(), died(1)], true),
+            (false, vec![given_back, died(1)], false),
+        ];
+        for (redelivered, entries, came_back) in cases {
+            let told = format!("{redelivered} {entries:?}");
+            let properties = BasicProperties::default().with_headers(headers(&entries));
+            assert_eq!(Message { redelivered, ..message(properties) }.came_back(), came_back, "{told}");
+        }
     }
 
     #[test]

@@ -84,6 +84,14 @@ impl Topology {
         self.ladder.get(rung).map(|delay| self.retry_queue(*delay))
     }
 
+    /// The retry queue with the shortest delay that is not shorter than `wanted`, or else the longest. `None`
+    /// with an empty ladder.
+    #[must_use]
+    pub fn retry_queue_after(&self, wanted: Duration) -> Option<String> {
+        let enough = self.ladder.iter().filter(|delay| **delay >= wanted).min();
+        enough.or_else(|| self.ladder.iter().max()).map(|delay| self.retry_queue(*delay))
+    }
+
     /// `Q.dead`.
     #[must_use]
     pub fn dead_queue(&self) -> String {
@@ -280,6 +288,9 @@ mod tests {
         let rungs = [0, 1, 2, 3, 4, u32::MAX].map(|attempt| topology.retry_queue_for(attempt).unwrap());
         let last = "q.retry.10m";
         assert_eq!(rungs, ["q.retry.5s", "q.retry.30s", "q.retry.2m", last, last, last]);
-        assert_eq!(Topology { ladder: Vec::new(), ..topology }.retry_queue_for(0), None);
+        let after = [0, 5, 6, 120, 601].map(|s| topology.retry_queue_after(Duration::from_secs(s)).unwrap());
+        assert_eq!(after, ["q.retry.5s", "q.retry.5s", "q.retry.30s", "q.retry.2m", last]);
+        let without = Topology { ladder: Vec::new(), ..topology };
+        assert_eq!((without.retry_queue_for(0), without.retry_queue_after(Duration::ZERO)), (None, None));
     }
 }

@@ -4,11 +4,12 @@ mod handlers;
 
 use std::{
     net::SocketAddr,
-    num::{NonZeroU16, NonZeroU32},
+    num::{NonZeroU16, NonZeroU32, NonZeroU64},
     path::PathBuf,
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
 use mayfly_broker::BrokerArgs;
 use mayfly_service::{contract, log::LogArgs};
@@ -94,6 +95,10 @@ pub(crate) struct TryArgs {
     /// How often a message is tried before it is dead-lettered.
     #[arg(long, env = "MAYFLY_MAX_ATTEMPTS", value_name = "COUNT", default_value = "5")]
     pub(crate) max_attempts: NonZeroU32,
+    /// Where messages go that brought down their worker three times while they alone were in work, for example
+    /// the queue of a pool with more memory. Without it: to the dead-letter queue.
+    #[arg(long, env = "MAYFLY_QUARANTINE_QUEUE", value_name = "QUEUE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) quarantine_queue: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -119,9 +124,10 @@ pub(crate) struct WorkArgs {
     /// Messages in work at once.
     #[arg(long, env = "MAYFLY_CONCURRENCY", value_name = "COUNT", default_value = "1")]
     pub(crate) concurrency: NonZeroU16,
-    /// Messages held at once, the waiting ones included; at least the concurrency, which is the default.
-    #[arg(long, env = "MAYFLY_PREFETCH", value_name = "COUNT")]
-    pub(crate) prefetch: Option<NonZeroU16>,
+    /// Messages held at once, the waiting ones included; at least the concurrency. `auto`: as many as are
+    /// worked on, more where work takes less than 50 ms.
+    #[arg(long, env = "MAYFLY_PREFETCH", value_name = "COUNT|auto", default_value = "auto", value_parser = parse_prefetch)]
+    pub(crate) prefetch: Prefetch,
     /// End when nothing was in flight for this long and the queue is empty.
     #[arg(long, env = contract::MAX_IDLE, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(crate) max_idle: Duration,
@@ -148,7 +154,25 @@ pub(crate) struct WorkArgs {
     #[arg(long, env = TERMINATION_LOG, value_name = "FILE")]
     pub(crate) termination_log: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) recycle: RecycleArgs,
+    #[command(flatten)]
     pub(crate) launch: LaunchArgs,
+}
+
+/// When a worker makes room for a fresh one: it takes nothing more, finishes what it has and exits with 0.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "they are the names of the flags")]
+pub(crate) struct RecycleArgs {
+    /// Take no message after so many; what was delivered by then is finished.
+    #[arg(long, env = "MAYFLY_MAX_MESSAGES", value_name = "COUNT")]
+    pub(crate) max_messages: Option<NonZeroU64>,
+    /// Take no message when so much memory is in use (512MiB, 2GB): the container's where it has a limit, else
+    /// that of the worker and its handlers.
+    #[arg(long, env = "MAYFLY_MAX_MEMORY", value_name = "SIZE")]
+    pub(crate) max_memory: Option<ByteSize>,
+    /// Take no message after this age.
+    #[arg(long, env = "MAYFLY_MAX_LIFETIME", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) max_lifetime: Option<Duration>,
 }
 
 /// What the scaler says about a worker that it launches.
@@ -163,6 +187,9 @@ pub(crate) struct LaunchArgs {
     /// The worker's serial.
     #[arg(long, env = contract::SERIAL, value_name = "NUMBER", hide = true)]
     pub(crate) serial: Option<u64>,
+    /// How long the work on a message takes, as the scaler knows it.
+    #[arg(long, env = contract::SERVICE_TIME_HINT, value_name = "TIME", value_parser = humantime::parse_duration, hide = true)]
+    pub(crate) service_time_hint: Option<Duration>,
     /// The worker's slot.
     #[arg(long, env = contract::SLOT, value_name = "NUMBER", hide = true)]
     pub(crate) slot: Option<u32>,
@@ -172,6 +199,16 @@ pub(crate) struct LaunchArgs {
     /// How long to wait before starting, where there is a status file.
     #[arg(long, env = contract::START_DELAY, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration, hide = true)]
     pub(crate) start_delay: Duration,
+}
+
+/// Of `--prefetch`; `None`: `auto`. An alias, since clap takes an `Option` for one that may be absent.
+pub(crate) type Prefetch = std::option::Option<NonZeroU16>;
+
+fn parse_prefetch(text: &str) -> Result<Prefetch, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| "expected a number from 1 to 65535, or auto".to_owned())
 }
 
 #[cfg(test)]

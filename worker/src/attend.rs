@@ -1,33 +1,47 @@
-//! One message from its start to a verdict: handler, then a companion queue where it failed.
+//! One message from its start to a verdict: set aside, or handled and then forwarded where it failed.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use mayfly_broker::{Message, Topology};
-use mayfly_service::{crash::crash_point, report::ExitReason};
+use mayfly_broker::Message;
+use mayfly_service::{chain, crash::crash_point, report::ExitReason};
 use tokio::time::Instant;
 
 use crate::{
     forward::Forwarder,
     handler::{CannotStart, Context, Handler, Interrupt, Outcome},
     lifecycle::Verdict,
-    route::{Route, route},
+    route::{Forward, Place, Route, Routes},
+    suspect::Course,
 };
 
 /// What all messages share.
 #[derive(Debug)]
 pub(crate) struct Attendant<H> {
     pub(crate) handler: H,
-    pub(crate) topology: Topology,
-    pub(crate) max_attempts: NonZeroU32,
+    pub(crate) routes: Routes,
     /// How long a message may take in its handler.
     pub(crate) timeout: Option<Duration>,
     pub(crate) forwarder: Forwarder,
+    /// Message after message fails.
+    pub(crate) is_braked: AtomicBool,
+}
+
+/// Under which circumstances one channel's messages are worked on.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) course: Course,
+    /// There is a suspect queue.
+    pub(crate) has_suspects: bool,
+    pub(crate) interrupt: Interrupt,
 }
 
 /// How it ended.
 #[derive(Debug)]
 pub(crate) struct Attended {
-    pub(crate) tag: u64,
+    pub(crate) message: Message,
     pub(crate) verdict: Verdict,
     /// Time spent in the handler.
     pub(crate) busy: Duration,
@@ -43,36 +57,72 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 // === impl Attendant ===
 
 impl<H: Handler> Attendant<H> {
-    pub(crate) async fn attend(&self, message: Message, interrupt: Interrupt) -> Attended {
-        let tag = message.tag;
-        let begun = Instant::now();
-        let outcome = self.handled(&message, &interrupt).await;
-        let busy = begun.elapsed();
-        crash_point("after-handler");
-        let (verdict, detail) = match outcome {
-            Err(error) => (Verdict::Unfit(ExitReason::HandlerUnavailable), Some(error.to_string())),
-            Ok(outcome) => match route(&message, outcome, self.max_attempts, &self.topology) {
-                Route::Settle(verdict) => (verdict, None),
-                Route::Forward { message: outgoing, verdict, reason } => {
-                    let id = message.id().unwrap_or_default();
-                    tracing::info!(id, queue = outgoing.queue, reason, "message failed");
-                    tokio::select! {
-                        published = self.forwarder.publish(&outgoing) => match published {
-                            Ok(()) => {
-                                crash_point("after-retry-publish");
-                                (verdict, None)
-                            }
-                            Err(error) => {
-                                let detail = mayfly_service::chain(&error);
-                                (Verdict::Unfit(ExitReason::Misconfigured), Some(detail))
-                            }
-                        },
-                        () = interrupt.asked() => (Verdict::Interrupted, None),
-                    }
-                }
-            },
+    pub(crate) async fn attend(&self, message: Message, site: Site) -> Attended {
+        let Site { interrupt, .. } = &site;
+        let mut busy = Duration::ZERO;
+        let settled = if let Some(forward) = self.routes.before(&message, self.place(&site)) {
+            tracing::info!(
+                id = message.id().unwrap_or_default(),
+                queue = forward.message.queue,
+                reason = forward.reason,
+                "message set aside"
+            );
+            self.forward(forward, interrupt).await
+        } else {
+            let begun = Instant::now();
+            let outcome = self.handled(&message, interrupt).await;
+            busy = begun.elapsed();
+            crash_point("after-handler");
+            self.settle(&message, outcome, &site).await
         };
-        Attended { tag, verdict, busy, detail }
+        let (verdict, detail) = match settled {
+            Ok(verdict) => (verdict, None),
+            Err((reason, detail)) => (Verdict::Unfit(reason), Some(detail)),
+        };
+        Attended { message, verdict, busy, detail }
+    }
+
+    async fn settle(
+        &self,
+        message: &Message,
+        outcome: Result<Outcome, CannotStart>,
+        site: &Site,
+    ) -> Result<Verdict, (ExitReason, String)> {
+        let outcome = outcome.map_err(|error| (ExitReason::HandlerUnavailable, error.to_string()))?;
+        match self.routes.after(message, outcome, self.place(site)) {
+            Route::Settle(verdict) => Ok(verdict),
+            Route::Forward(forward) => {
+                tracing::info!(
+                    id = message.id().unwrap_or_default(),
+                    queue = forward.message.queue,
+                    reason = forward.reason,
+                    "message failed"
+                );
+                self.forward(forward, &site.interrupt).await
+            }
+        }
+    }
+
+    /// Publishes until the broker has it, or it isn't ours any more.
+    async fn forward(
+        &self,
+        forward: Forward,
+        interrupt: &Interrupt,
+    ) -> Result<Verdict, (ExitReason, String)> {
+        let Forward { message, verdict, .. } = forward;
+        tokio::select! {
+            published = self.forwarder.publish(&message) => {
+                published.map_err(|error| (ExitReason::Misconfigured, chain(&error)))?;
+                crash_point("after-retry-publish");
+                Ok(verdict)
+            }
+            () = interrupt.asked() => Ok(Verdict::Interrupted),
+        }
+    }
+
+    fn place(&self, site: &Site) -> Place {
+        let Site { course, has_suspects, .. } = *site;
+        Place { course, has_suspects, is_braked: self.is_braked.load(Ordering::Relaxed) }
     }
 
     /// The handler's outcome, within the message's time.
@@ -108,7 +158,10 @@ impl<H: Handler> Attendant<H> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use lapin::message::Delivery;
+    use mayfly_broker::Topology;
 
     use super::*;
 
@@ -130,10 +183,14 @@ mod tests {
     async fn attended(ends: bool, interrupt: Interrupt) -> Outcome {
         let attendant = Attendant {
             handler: Slow { ends },
-            topology: Topology::standard("q"),
-            max_attempts: NonZeroU32::MIN,
+            routes: Routes {
+                topology: Topology::standard("q"),
+                max_attempts: NonZeroU32::MIN,
+                quarantine: None,
+            },
             timeout: Some(Duration::from_secs(90)),
             forwarder: Forwarder::new("amqp://localhost".parse().unwrap(), String::new(), Duration::ZERO),
+            is_braked: AtomicBool::new(false),
         };
         let message = Message::from(Delivery::mock(1, "".into(), "q".into(), false, Vec::new()));
         attendant.handled(&message, &interrupt).await.unwrap()

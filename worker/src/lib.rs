@@ -41,12 +41,15 @@
 
 mod args;
 mod attend;
+mod brake;
 mod forward;
 mod handler;
 mod install;
 pub mod ledger;
 mod lifecycle;
+mod memory;
 mod options;
+mod prefetch;
 mod probe;
 mod report;
 mod route;
@@ -54,6 +57,7 @@ mod run;
 mod session;
 mod start;
 mod status;
+mod suspect;
 mod tally;
 mod work;
 

@@ -1,7 +1,7 @@
 //! Everything a worker needs to know, checked before it touches anything.
 
 use std::{
-    num::{NonZeroU16, NonZeroU32},
+    num::{NonZeroU16, NonZeroU32, NonZeroU64},
     time::Duration,
 };
 
@@ -9,7 +9,10 @@ use mayfly_broker::BrokerUrl;
 
 use crate::{
     args::{LaunchArgs, TryArgs, WorkArgs},
-    lifecycle::Rules,
+    brake::Brake,
+    lifecycle::{Carry, Rules},
+    prefetch::Prefetch,
+    tally::Tally,
 };
 
 /// How a worker works.
@@ -23,8 +26,11 @@ pub struct Options {
     pub name: String,
     /// Messages in work at once.
     pub concurrency: NonZeroU16,
-    /// Messages held at once; at least the concurrency.
-    pub prefetch: NonZeroU16,
+    /// Messages held at once; at least the concurrency. `None`: as many as are worked on, more where work takes
+    /// less than 50 ms.
+    pub prefetch: Option<NonZeroU16>,
+    /// How long the work on a message takes, as far as it is known beforehand.
+    pub service_time_hint: Option<Duration>,
     /// The consumer's `x-priority`.
     pub priority: i32,
     /// End when nothing was in flight for this long and the queue is empty.
@@ -41,6 +47,15 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Whether to declare the standard topology first.
     pub declare: bool,
+    /// Where messages go that brought down their workers; `None`: to the dead-letter queue.
+    pub quarantine: Option<String>,
+    /// Take no message after so many, finish and end.
+    pub max_messages: Option<NonZeroU64>,
+    /// Take no message after this age, finish and end.
+    pub max_lifetime: Option<Duration>,
+    /// Take no message when so much memory is in use (bytes; the container's where it is limited, else the
+    /// worker's own with its handlers'), finish and end.
+    pub max_memory: Option<u64>,
 }
 
 /// Options that make no sense together.
@@ -77,7 +92,8 @@ impl Options {
             queue: queue.to_owned(),
             name: NAME.to_owned(),
             concurrency: NonZeroU16::MIN,
-            prefetch: NonZeroU16::MIN,
+            prefetch: None,
+            service_time_hint: None,
             priority: PRIORITY_BY_HAND,
             max_idle: Duration::from_secs(20),
             grace: Duration::from_secs(30),
@@ -86,6 +102,10 @@ impl Options {
             max_attempts: MAX_ATTEMPTS,
             timeout: None,
             declare: false,
+            quarantine: None,
+            max_messages: None,
+            max_lifetime: None,
+            max_memory: None,
         }
     }
 
@@ -98,15 +118,15 @@ impl Options {
         tries: Option<&TryArgs>,
         url: BrokerUrl,
     ) -> Result<Self, BadOptions> {
-        let prefetch = args.prefetch.unwrap_or(args.concurrency);
-        if prefetch < args.concurrency {
+        if let Some(prefetch) = args.prefetch.filter(|prefetch| *prefetch < args.concurrency) {
             let (prefetch, concurrency) = (prefetch.get(), args.concurrency.get());
             return Err(BadOptions::PrefetchBelowConcurrency { prefetch, concurrency });
         }
         Ok(Self {
             name: name(&args.launch),
             concurrency: args.concurrency,
-            prefetch,
+            prefetch: args.prefetch,
+            service_time_hint: args.launch.service_time_hint,
             priority: if args.no_packing { 0 } else { priority(args.launch.slot) },
             max_idle: args.max_idle,
             grace: args.grace,
@@ -115,16 +135,36 @@ impl Options {
             max_attempts: tries.map_or(MAX_ATTEMPTS, |tries| tries.max_attempts),
             timeout: tries.and_then(|tries| tries.timeout),
             declare: args.declare,
+            quarantine: tries.and_then(|tries| tries.quarantine_queue.clone()),
+            max_messages: args.recycle.max_messages,
+            max_lifetime: args.recycle.max_lifetime,
+            max_memory: args.recycle.max_memory.map(|size| size.as_u64()),
             ..Self::new(url, &args.queue)
         })
     }
 
-    pub(crate) fn rules(&self) -> Rules {
+    pub(crate) fn rules(&self, jitter: f64) -> Rules {
         Rules {
             concurrency: self.concurrency.get().into(),
-            prefetch: self.prefetch.get(),
             max_idle: self.max_idle,
             grace: self.grace,
+            max_messages: self.max_messages.map(NonZeroU64::get),
+            max_lifetime: self.max_lifetime,
+            jitter,
+        }
+    }
+
+    pub(crate) fn carry(&self, jitter: f64) -> Carry {
+        let prefetch = match self.prefetch {
+            Some(count) => Prefetch::fixed(count.get()),
+            None => Prefetch::auto(self.concurrency.get(), self.service_time_hint),
+        };
+        Carry {
+            tally: Tally::default(),
+            brake: Brake::new(jitter),
+            prefetch,
+            quiet_since: None,
+            fruitless_looks: 0,
         }
     }
 }
@@ -166,8 +206,11 @@ mod tests {
 
     #[test]
     fn the_prefetch_follows_the_concurrency_and_cannot_be_below_it() {
-        assert_eq!(options(&["--concurrency", "4"]).unwrap().prefetch.get(), 4);
-        assert_eq!(options(&["--concurrency", "4", "--prefetch", "9"]).unwrap().prefetch.get(), 9);
+        let held = |arguments: &[&str]| options(arguments).unwrap().carry(0.0).prefetch.current();
+        assert_eq!(held(&["--concurrency", "4"]), 4);
+        assert_eq!(held(&["--concurrency", "4", "--service-time-hint", "10ms"]), 20);
+        assert_eq!(held(&["--concurrency", "4", "--prefetch", "9"]), 9);
+        assert_eq!(held(&["--concurrency", "4", "--prefetch", "auto"]), 4);
         assert_eq!(
             options(&["--concurrency", "4", "--prefetch", "3"]).unwrap_err(),
             BadOptions::PrefetchBelowConcurrency { prefetch: 3, concurrency: 4 }

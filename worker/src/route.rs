@@ -1,10 +1,33 @@
-//! Where a message goes after its handler: pure.
+//! Where a message goes before and after its handler: pure.
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
 use mayfly_broker::{Header, Message, Outgoing, Topology, header};
 
-use crate::{handler::Outcome, lifecycle::Verdict};
+use crate::{
+    handler::Outcome,
+    lifecycle::Verdict,
+    suspect::{Course, DEATHS_LIMIT, Entry, died, entry},
+};
+
+/// The queues that a message may go to, and when.
+#[derive(Debug, Clone)]
+pub(crate) struct Routes {
+    pub(crate) topology: Topology,
+    pub(crate) max_attempts: NonZeroU32,
+    /// Where messages go that brought down their workers, instead of the dead-letter queue.
+    pub(crate) quarantine: Option<String>,
+}
+
+/// Under which circumstances a message is worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) course: Course,
+    /// There is a suspect queue.
+    pub(crate) has_suspects: bool,
+    /// Message after message fails, so none is dead-lettered: it is probably not they who are broken.
+    pub(crate) is_braked: bool,
+}
 
 /// What to do before a message may leave this worker.
 #[derive(Debug)]
@@ -12,37 +35,117 @@ pub(crate) enum Route {
     /// Nothing.
     Settle(Verdict),
     /// Publish this; once it is confirmed, the verdict holds.
-    Forward { message: Box<Outgoing>, verdict: Verdict, reason: String },
+    Forward(Forward),
+}
+
+/// A message on its way to another queue.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    pub(crate) message: Box<Outgoing>,
+    pub(crate) verdict: Verdict,
+    /// Why, for people.
+    pub(crate) reason: String,
 }
 
 /// The stored error is cut to this many bytes.
 const REASON_LIMIT: usize = 1024;
 
-/// Decides by outcome and attempt. The first try is attempt 1 of `max_attempts`.
-pub(crate) fn route(
-    message: &Message,
-    outcome: Outcome,
-    max_attempts: NonZeroU32,
-    topology: &Topology,
-) -> Route {
-    let (reason, may_retry) = match outcome {
-        Outcome::Done => return Route::Settle(Verdict::Done),
-        Outcome::Interrupted => return Route::Settle(Verdict::Interrupted),
-        Outcome::Retry { reason, .. } | Outcome::Crashed { reason } => (reason, true),
-        Outcome::DeadLetter { reason } => (reason, false),
-    };
-    let reason = bounded(&reason);
-    let begun = message.attempt().saturating_add(1);
-    let retry = (may_retry && begun < max_attempts.get())
-        .then(|| topology.retry_queue_for(message.attempt()))
-        .flatten();
-    let (queue, verdict) = retry
-        .map_or_else(|| (topology.dead_queue(), Verdict::DeadLettered), |queue| (queue, Verdict::Retried));
-    let headers = BTreeMap::from([
-        (header::ATTEMPT.to_owned(), Header::Number(begun.into())),
-        (header::ERROR.to_owned(), Header::Text(reason.clone())),
-    ]);
-    Route::Forward { message: Box::new(message.forward(&queue, headers)), verdict, reason }
+/// Why a message is in the dead-letter queue ([`header::REASON`]).
+mod dead {
+    pub(super) const REJECTED: &str = "rejected";
+    pub(super) const ATTEMPTS: &str = "attempts";
+    pub(super) const SUSPECT: &str = "suspect";
+}
+
+// === impl Routes ===
+
+impl Routes {
+    /// Where `message` goes instead of to its handler, if it does.
+    pub(crate) fn before(&self, message: &Message, place: Place) -> Option<Forward> {
+        let reason = match place.course {
+            Course::Queue => "somebody died or lost the connection while holding it",
+            Course::Suspects => "its worker died or lost the connection while it alone was in work",
+        };
+        self.suspected(entry(message, place.course, place.has_suspects), message, place, reason)
+    }
+
+    /// Where `message` goes after its handler. The first try is attempt 1 of `max_attempts`.
+    pub(crate) fn after(&self, message: &Message, outcome: Outcome, place: Place) -> Route {
+        let begun = message.attempt().saturating_add(1);
+        let (reason, why, retry) = match outcome {
+            Outcome::Done => return Route::Settle(Verdict::Done),
+            Outcome::Interrupted => return Route::Settle(Verdict::Interrupted),
+            Outcome::Crashed { reason } => {
+                let accused = match place.course {
+                    Course::Queue if place.has_suspects => Entry::Suspect { deaths: message.deaths() },
+                    Course::Queue => Entry::Work,
+                    Course::Suspects => died(message),
+                };
+                if let Some(Forward { verdict, message, reason }) =
+                    self.suspected(accused, message, place, &reason)
+                {
+                    let verdict = if verdict == Verdict::Suspected { Verdict::Crashed } else { verdict };
+                    return Route::Forward(Forward { message, verdict, reason });
+                }
+                (reason, dead::ATTEMPTS, self.topology.retry_queue_for(message.attempt()))
+            }
+            Outcome::Retry { reason, after: None } => {
+                (reason, dead::ATTEMPTS, self.topology.retry_queue_for(message.attempt()))
+            }
+            Outcome::Retry { reason, after: Some(after) } => {
+                (reason, dead::ATTEMPTS, self.topology.retry_queue_after(after))
+            }
+            Outcome::DeadLetter { reason } => (reason, dead::REJECTED, None),
+        };
+        let reason = bounded(&reason);
+        let mut headers = BTreeMap::from([(header::ERROR.to_owned(), Header::Text(reason.clone()))]);
+        let retry = retry.filter(|_| begun < self.max_attempts.get());
+        let (queue, verdict, attempt) = match (retry, self.longest_retry().filter(|_| place.is_braked)) {
+            (Some(retry), _) => (retry, Verdict::Retried, begun),
+            // As if it had not been tried.
+            (None, Some(longest)) => (longest, Verdict::Retried, message.attempt()),
+            (None, None) => {
+                headers.insert(header::REASON.to_owned(), Header::Text(why.to_owned()));
+                (self.topology.dead_queue(), Verdict::DeadLettered, begun)
+            }
+        };
+        headers.insert(header::ATTEMPT.to_owned(), Header::Number(attempt.into()));
+        Route::Forward(Forward { message: Box::new(message.forward(&queue, headers)), verdict, reason })
+    }
+
+    /// The same message for the suspect queue, as if nobody had taken it from there.
+    pub(crate) fn back_to_suspects(&self, message: &Message) -> Outgoing {
+        message.forward(&self.topology.suspect_queue(), BTreeMap::new())
+    }
+
+    fn longest_retry(&self) -> Option<String> {
+        self.topology.retry_queue_after(std::time::Duration::MAX)
+    }
+
+    fn suspected(&self, entry: Entry, message: &Message, place: Place, reason: &str) -> Option<Forward> {
+        let reason = bounded(reason);
+        let (deaths, is_isolated) = match entry {
+            Entry::Work => return None,
+            Entry::Suspect { deaths } => (deaths, false),
+            Entry::Isolate { .. } if place.is_braked => (DEATHS_LIMIT - 1, false),
+            Entry::Isolate { deaths } => (deaths, true),
+        };
+        let mut headers = BTreeMap::from([
+            (header::DEATHS.to_owned(), Header::Number(deaths.into())),
+            (header::ERROR.to_owned(), Header::Text(reason.clone())),
+        ]);
+        let (queue, verdict) = if is_isolated {
+            headers.insert(header::REASON.to_owned(), Header::Text(dead::SUSPECT.to_owned()));
+            if self.quarantine.is_some() {
+                // It begins anew there.
+                headers.insert(header::DEATHS.to_owned(), Header::Number(0));
+            }
+            (self.quarantine.clone().unwrap_or_else(|| self.topology.dead_queue()), Verdict::DeadLettered)
+        } else {
+            (self.topology.suspect_queue(), Verdict::Suspected)
+        };
+        Some(Forward { message: Box::new(message.forward(&queue, headers)), verdict, reason })
+    }
 }
 
 /// Without control characters, which tools and logs show badly.
@@ -53,58 +156,4 @@ fn bounded(reason: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use lapin::{BasicProperties, message::Delivery, types::FieldTable};
-
-    use super::*;
-
-    const MAX: NonZeroU32 = NonZeroU32::new(3).unwrap();
-
-    fn begun(attempt: i64) -> Message {
-        let mut headers = FieldTable::default();
-        headers.insert(header::ATTEMPT.into(), lapin::types::AMQPValue::LongLongInt(attempt));
-        let mut delivery = Delivery::mock(1, "".into(), "q".into(), false, b"body".to_vec());
-        delivery.properties = BasicProperties::default().with_message_id("id".into()).with_headers(headers);
-        Message::from(delivery)
-    }
-
-    fn retry() -> Outcome {
-        Outcome::retry("exit code 1")
-    }
-
-    fn routed(attempt: i64, outcome: Outcome) -> (Option<String>, Verdict) {
-        match route(&begun(attempt), outcome, MAX, &Topology::standard("q")) {
-            Route::Settle(verdict) => (None, verdict),
-            Route::Forward { message, verdict, .. } => {
-                assert_eq!((message.message_id.as_str(), &message.body[..]), ("id", &b"body"[..]));
-                (Some(message.queue), verdict)
-            }
-        }
-    }
-
-    #[test]
-    fn a_failed_message_climbs_the_ladder_until_its_attempts_are_used_up() {
-        assert_eq!(routed(0, retry()), (Some("q.retry.5s".to_owned()), Verdict::Retried));
-        assert_eq!(routed(1, retry()), (Some("q.retry.30s".to_owned()), Verdict::Retried));
-        assert_eq!(routed(2, retry()), (Some("q.dead".to_owned()), Verdict::DeadLettered));
-        assert_eq!(routed(i64::MAX, retry()), (Some("q.dead".to_owned()), Verdict::DeadLettered));
-    }
-
-    #[test]
-    fn what_can_never_succeed_is_dead_lettered_at_once() {
-        let hopeless = Outcome::DeadLetter { reason: "exit code 65".to_owned() };
-        assert_eq!(routed(0, hopeless), (Some("q.dead".to_owned()), Verdict::DeadLettered));
-    }
-
-    #[test]
-    fn what_is_done_or_interrupted_goes_nowhere_else() {
-        assert_eq!(routed(0, Outcome::Done), (None, Verdict::Done));
-        assert_eq!(routed(0, Outcome::Interrupted), (None, Verdict::Interrupted));
-    }
-
-    #[test]
-    fn a_reason_is_one_line_of_bounded_length() {
-        let line = bounded(&"\u{1F980}\n".repeat(1000));
-        assert!(line.len() <= REASON_LIMIT && !line.contains('\n'));
-    }
-}
+mod tests;

@@ -134,7 +134,8 @@ async fn launch<H: Handler>(
         {
             Err(error) => (refusal(&error), ExitCode::Usage),
             Ok(options) => {
-                let report = serve(args, &options, handler, shutdown, &announcer, epoch).await;
+                // On the heap: large.
+                let report = Box::pin(serve(args, &options, handler, shutdown, &announcer, epoch)).await;
                 let code = exit_code(report.reason);
                 (report, code)
             }

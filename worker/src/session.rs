@@ -1,40 +1,55 @@
-//! One connection's life: what happens at the broker and in the handlers goes to [`Lifecycle`], its commands
-//! are carried out here.
+//! One channel's life: what happens at the broker and in the handlers goes to [`Lifecycle`], its commands are
+//! carried out here.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
-    sync::Arc,
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use mayfly_broker::{CALL_LIMIT, Channel, Connection, Error, Intake, Message, QueueState, Taken};
+use mayfly_broker::{CALL_LIMIT, Channel, Depth, Error, Intake, Message, QueueState, Taken};
 use mayfly_service::{Shutdown, chain, crash::crash_point, deadline, report::ExitReason};
 use tokio::{
     task::{JoinError, JoinSet},
-    time::Instant,
+    time::{Instant, Interval},
 };
 
 use crate::{
-    attend::{Attendant, Attended},
+    attend::{Attendant, Attended, Site},
+    brake,
     handler::{Handler, Interrupt},
-    lifecycle::{Ack, Command, End, Event, Lifecycle, Rules},
+    lifecycle::{Ack, Carry, Command, End, Event, Lifecycle, Rules, Verdict, Waiting},
+    memory,
     start::Link,
     status::Announcer,
-    tally::{Settled, Tally},
+    suspect::Course,
+    tally::Settled,
 };
 
-/// One connection with all that is in flight on it.
+/// What all sessions of a worker share.
+#[derive(Debug)]
+pub(crate) struct Common<'a, H> {
+    pub(crate) attendant: &'a Arc<Attendant<H>>,
+    pub(crate) announcer: &'a Announcer,
+    pub(crate) rules: Rules,
+    /// Bytes.
+    pub(crate) max_memory: Option<u64>,
+    /// The worker's start: the lifecycle's time counts from here.
+    pub(crate) epoch: Instant,
+}
+
+/// One channel with all that is in flight on it.
 #[derive(Debug)]
 pub(crate) struct Session<'a, H> {
-    queue: &'a str,
-    attendant: Arc<Attendant<H>>,
-    announcer: &'a Announcer,
-    /// The worker's start: the lifecycle's time counts from here.
-    epoch: Instant,
-    connection: Option<Connection>,
+    common: &'a Common<'a, H>,
+    /// What is consumed, and beside what.
+    course: Course,
+    queues: Queues,
+    link: Link,
     intake: Option<Intake>,
-    /// For looks at the queue; opened at the first.
+    /// For looks at queues; opened at the first.
     depth_channel: Option<Channel>,
     lifecycle: Lifecycle,
     tasks: JoinSet<Attended>,
@@ -43,14 +58,26 @@ pub(crate) struct Session<'a, H> {
     held: BTreeMap<u64, Held>,
     /// What goes into the exit report.
     detail: Option<String>,
+    /// The broker has confirmed the close.
+    is_closed: bool,
     ended: Option<End>,
+}
+
+/// The queues that are looked at.
+#[derive(Debug)]
+struct Queues {
+    consumed: String,
+    /// Where it exists and is not the one that is consumed.
+    suspects: Option<String>,
 }
 
 /// How it ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) end: End,
-    pub(crate) tally: Tally,
+    pub(crate) carry: Carry,
+    /// Unless it is lost.
+    pub(crate) link: Option<Link>,
     /// The error that ended it, if one did.
     pub(crate) detail: Option<String>,
 }
@@ -59,47 +86,58 @@ pub(crate) struct Ended {
 #[derive(Debug)]
 struct Held {
     id: String,
-    /// Until work on it begins.
+    /// While it is not in work.
     message: Option<Message>,
 }
 
 /// How long killed handlers may take to be gone before their tasks are dropped.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How often memory is looked at where it is limited.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
 // === impl Session ===
 
 impl<'a, H: Handler> Session<'a, H> {
     pub(crate) fn new(
-        link: Link,
-        queue: &'a str,
-        attendant: Arc<Attendant<H>>,
-        announcer: &'a Announcer,
-        lifecycle: (Rules, Tally, Instant),
+        common: &'a Common<'a, H>,
+        (link, intake): (Link, Intake),
+        course: Course,
+        carry: Carry,
     ) -> Self {
-        let Link { connection, intake } = link;
-        let (rules, tally, epoch) = lifecycle;
+        let topology = &common.attendant.routes.topology;
+        let queues = match course {
+            Course::Queue => Queues {
+                consumed: topology.queue.clone(),
+                suspects: link.has_suspects.then(|| topology.suspect_queue()),
+            },
+            Course::Suspects => Queues { consumed: topology.suspect_queue(), suspects: None },
+        };
+        let now = common.epoch.elapsed();
+        let lifecycle = Lifecycle::new(common.rules, course, queues.suspects.is_some(), carry, now);
         Self {
-            queue,
-            attendant,
-            announcer,
-            epoch,
-            connection: Some(connection),
+            common,
+            course,
+            queues,
+            link,
             intake: Some(intake),
             depth_channel: None,
-            lifecycle: Lifecycle::new(rules, tally, epoch.elapsed()),
+            lifecycle,
             tasks: JoinSet::new(),
             interrupt: Interrupt::default(),
             held: BTreeMap::new(),
             detail: None,
+            is_closed: false,
             ended: None,
         }
     }
 
-    /// Works until the connection is lost or the worker's end is reached. No handler runs afterwards.
+    /// Works until the connection is lost, another channel is wanted, or the worker's end is reached. No
+    /// handler runs afterwards.
     pub(crate) async fn run(mut self, shutdown: &Shutdown) -> Ended {
         let mut is_stopping = false;
+        let mut memory_looks = self.common.max_memory.map(|_| tokio::time::interval(MEMORY_INTERVAL));
         loop {
-            let wake_at = self.lifecycle.wake_at().map(|at| self.epoch + at);
+            let wake_at = self.lifecycle.wake_at().map(|at| self.common.epoch + at);
             let event = tokio::select! {
                 biased;
                 () = shutdown.abort.cancelled() => Event::Abort,
@@ -110,12 +148,28 @@ impl<'a, H: Handler> Session<'a, H> {
                 Some(attended) = self.tasks.join_next() => self.finished(attended),
                 taken = next(self.intake.as_mut()) => self.taken(taken),
                 () = sleep_until(wake_at) => Event::Tick,
+                () = tick(memory_looks.as_mut()) => self.look_at_memory(),
             };
             self.act(event, shutdown).await;
             if let Some(end) = self.ended {
-                return Ended { end, tally: self.lifecycle.tally(), detail: self.detail };
+                let Self { lifecycle, link, is_closed, mut detail, .. } = self;
+                if end == End::Exit(ExitReason::GaveUp) {
+                    detail =
+                        detail.or_else(|| lifecycle.carry().brake.cause().map(|it| it.as_str().to_owned()));
+                }
+                let link = is_closed.then_some(link);
+                return Ended { end, carry: lifecycle.carry().clone(), link, detail };
             }
         }
+    }
+
+    fn look_at_memory(&mut self) -> Event {
+        let in_use = memory::in_use().unwrap_or_default();
+        if self.common.max_memory.is_some_and(|most| in_use >= most) {
+            tracing::info!(in_use, "memory limit reached, makes room for a fresh worker");
+            return Event::Recycle;
+        }
+        Event::Tick
     }
 
     fn taken(&mut self, taken: Result<Taken, Error>) -> Event {
@@ -123,8 +177,9 @@ impl<'a, H: Handler> Session<'a, H> {
             Ok(Taken::Message(message)) => {
                 let tag = message.tag;
                 let id = message.id().unwrap_or_default().to_owned();
+                let alone = !self.link.has_suspects && message.came_back();
                 self.held.insert(tag, Held { id, message: Some(message) });
-                Event::Delivered { tag }
+                Event::Delivered { tag, alone }
             }
             Ok(Taken::Drained) => Event::Drained,
             Err(error) => self.failed(&error),
@@ -133,11 +188,18 @@ impl<'a, H: Handler> Session<'a, H> {
 
     fn finished(&mut self, attended: Result<Attended, JoinError>) -> Event {
         match attended {
-            Ok(Attended { tag, verdict, busy, detail }) => {
+            Ok(Attended { message, verdict, busy, detail }) => {
                 if detail.is_some() {
                     self.detail = detail;
                 }
-                Event::Finished { tag, verdict, busy }
+                let tag = message.tag;
+                let told_apart = message.id().map_or_else(|| hash(tag), hash);
+                if matches!(verdict, Verdict::Held(_) | Verdict::Interrupted | Verdict::Unfit(_))
+                    && let Some(held) = self.held.get_mut(&tag)
+                {
+                    held.message = Some(message);
+                }
+                Event::Finished { tag, verdict, busy, message: told_apart }
             }
             Err(error) => {
                 self.detail = Some(format!("a handler panicked: {error}"));
@@ -157,7 +219,7 @@ impl<'a, H: Handler> Session<'a, H> {
     async fn act(&mut self, event: Event, shutdown: &Shutdown) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let now = self.epoch.elapsed();
+            let now = self.common.epoch.elapsed();
             for command in self.lifecycle.handle(event, now) {
                 let is_final = matches!(command, Command::Kill | Command::End(_));
                 let done = tokio::select! {
@@ -185,15 +247,11 @@ impl<'a, H: Handler> Session<'a, H> {
         match command {
             Command::Start { tag } => self.start(tag),
             Command::Ack(ack) => self.ack(ack).await?,
-            Command::GiveBack { tag } => {
-                self.intake.as_ref().ok_or_else(already_closed)?.give_back(tag).await?;
-                self.settled(tag, Settled::GivenBack);
-            }
+            Command::GiveBack { tag } => self.give_back(tag).await?,
+            Command::Brake(cause) => self.brake(cause),
             Command::AskDepth => return self.ask_depth().await.map(Some),
-            Command::Cancel => {
-                self.announcer.draining();
-                self.intake.as_mut().ok_or_else(already_closed)?.cancel().await?;
-            }
+            Command::Cancel => self.intake.as_mut().ok_or_else(already_closed)?.cancel().await?,
+            Command::TellDraining => self.common.announcer.draining(),
             Command::Interrupt => self.interrupt.end.cancel(),
             Command::Kill => self.kill().await,
             Command::Close => return self.close().await.map(Some),
@@ -210,9 +268,13 @@ impl<'a, H: Handler> Session<'a, H> {
 
     fn start(&mut self, tag: u64) {
         if let Some(message) = self.held.get_mut(&tag).and_then(|held| held.message.take()) {
-            let attendant = Arc::clone(&self.attendant);
-            let interrupt = self.interrupt.clone();
-            self.tasks.spawn(async move { attendant.attend(message, interrupt).await });
+            let attendant = Arc::clone(self.common.attendant);
+            let site = Site {
+                course: self.course,
+                has_suspects: self.link.has_suspects,
+                interrupt: self.interrupt.clone(),
+            };
+            self.tasks.spawn(async move { attendant.attend(message, site).await });
         }
     }
 
@@ -237,17 +299,64 @@ impl<'a, H: Handler> Session<'a, H> {
         }
     }
 
+    /// A suspect goes back as if nobody had taken it: the mark that a give-back leaves would accuse it.
+    async fn give_back(&mut self, tag: u64) -> Result<(), Error> {
+        let message = self.held.get(&tag).and_then(|held| held.message.as_ref());
+        let intake = self.intake.as_ref().ok_or_else(already_closed)?;
+        if let (Course::Suspects, Some(message)) = (self.course, message) {
+            let Attendant { routes, forwarder, .. } = self.common.attendant.as_ref();
+            let publishing = async { forwarder.publish(&routes.back_to_suspects(message)).await };
+            match deadline("give a suspect back", CALL_LIMIT, publishing).await {
+                Ok(Ok(())) => {
+                    intake.ack(tag, false).await?;
+                    self.settled(tag, Settled::GivenBack);
+                    return Ok(());
+                }
+                Ok(Err(error)) => tracing::warn!(error = chain(&error), "a suspect goes back with a mark"),
+                Err(error) => tracing::warn!(error = chain(&error), "a suspect goes back with a mark"),
+            }
+        }
+        intake.give_back(tag).await?;
+        self.settled(tag, Settled::GivenBack);
+        Ok(())
+    }
+
+    fn brake(&self, cause: Option<brake::Cause>) {
+        let is_braked = cause == Some(brake::Cause::Failures);
+        self.common.attendant.is_braked.store(is_braked, Ordering::Relaxed);
+        if let Some(cause) = cause {
+            tracing::warn!(cause = cause.as_str(), "begins one message at a time, with growing pauses");
+        } else {
+            tracing::info!("begins messages as usual again");
+        }
+    }
+
     async fn ask_depth(&mut self) -> Result<Event, Error> {
+        let consumed = self.queues.consumed.clone();
+        let Some(Depth { ready, .. }) = self.depth(&consumed).await? else {
+            return Err(Error::QueueMissing { queue: consumed });
+        };
+        let suspects = match self.queues.suspects.clone() {
+            Some(queue) => self.depth(&queue).await?,
+            None => None,
+        };
+        let suspects = suspects.map(|Depth { ready, consumers }| Waiting { ready, consumers });
+        Ok(Event::Depth { ready, suspects })
+    }
+
+    /// `None`: there is no such queue.
+    async fn depth(&mut self, queue: &str) -> Result<Option<Depth>, Error> {
         let channel = match self.depth_channel.take() {
             Some(channel) => channel,
-            None => self.connection.as_ref().ok_or_else(already_closed)?.channel().await?,
+            None => self.link.connection.channel().await?,
         };
-        match channel.depth(self.queue, CALL_LIMIT).await? {
+        match channel.depth(queue, CALL_LIMIT).await? {
             QueueState::Present(depth) => {
                 self.depth_channel = Some(channel);
-                Ok(Event::Depth { ready: depth.ready })
+                Ok(Some(depth))
             }
-            QueueState::Missing => Err(Error::QueueMissing { queue: self.queue.to_owned() }),
+            // The broker closes a channel that asked for a missing queue.
+            QueueState::Missing => Ok(None),
         }
     }
 
@@ -268,13 +377,16 @@ impl<'a, H: Handler> Session<'a, H> {
     async fn close(&mut self) -> Result<Event, Error> {
         crash_point("before-close");
         self.intake.take().ok_or_else(already_closed)?.close().await?;
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(error = chain(&error), "connection did not close after its channel had");
+        if let Some(channel) = self.depth_channel.take() {
+            channel.close().await?;
         }
+        self.is_closed = true;
         Ok(Event::Closed)
     }
+}
+
+fn hash(value: impl std::hash::Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
 }
 
 const fn already_closed() -> Error {
@@ -284,6 +396,15 @@ const fn already_closed() -> Error {
 async fn next(intake: Option<&mut Intake>) -> Result<Taken, Error> {
     match intake {
         Some(intake) => intake.next().await,
+        None => pending().await,
+    }
+}
+
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
         None => pending().await,
     }
 }

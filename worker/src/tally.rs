@@ -11,6 +11,8 @@ pub(crate) enum Settled {
     Retried,
     /// It was put into the dead-letter queue and acked.
     DeadLettered,
+    /// It was put into the suspect queue and acked.
+    Suspected,
     /// It was given back to the queue.
     GivenBack,
     /// It was in flight when the connection ended, so the broker delivers it again.
@@ -28,6 +30,8 @@ pub(crate) struct Tally {
     pub(crate) retried: u64,
     /// Messages in the dead-letter queue, their acks certain.
     pub(crate) dead_lettered: u64,
+    /// Messages in the suspect queue, their acks certain.
+    pub(crate) suspected: u64,
     /// Messages given back, and all whose ack is not certain because the connection was lost.
     pub(crate) given_back: u64,
     /// Time spent in handlers, summed over messages.
@@ -57,6 +61,7 @@ impl Settled {
             Self::Done => "done",
             Self::Retried => "retried",
             Self::DeadLettered => "dead_lettered",
+            Self::Suspected => "suspected",
             Self::GivenBack => "given_back",
             Self::Lost => "lost",
         }
@@ -71,6 +76,7 @@ impl Tally {
             Settled::Done => self.done += 1,
             Settled::Retried => self.retried += 1,
             Settled::DeadLettered => self.dead_lettered += 1,
+            Settled::Suspected => self.suspected += 1,
             Settled::GivenBack | Settled::Lost => self.given_back += 1,
         }
     }

@@ -1,9 +1,13 @@
 //! A worker's life: connections, one after the other, until there is a reason to end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use backon::BackoffBuilder;
-use mayfly_broker::Topology;
+use mayfly_broker::{Intake, Topology};
 use mayfly_service::{
     Shutdown,
     backoff::backoff,
@@ -20,10 +24,11 @@ use crate::{
     lifecycle::End,
     options::Options,
     report::report,
-    session::Session,
+    route::Routes,
+    session::{Common, Session},
     start::{Link, StartError},
     status::Announcer,
-    tally::Tally,
+    suspect::Course,
 };
 
 /// Until when a connection is tried for, and what it means when there is none by then.
@@ -65,45 +70,96 @@ pub(crate) async fn work_announced<H: Handler>(
     let publisher_name = format!("{} (publishing)", options.name);
     let attendant = Arc::new(Attendant {
         handler,
-        topology: topology.clone(),
-        max_attempts: options.max_attempts,
+        routes: Routes {
+            topology,
+            max_attempts: options.max_attempts,
+            quarantine: options.quarantine.clone(),
+        },
         timeout: options.timeout,
         forwarder: Forwarder::new(options.url.clone(), publisher_name, options.reconnect_for),
+        is_braked: AtomicBool::new(false),
     });
-    let mut tally = Tally::default();
+    let topology = &attendant.routes.topology;
+    let jitter = jitter();
+    let mut carry = options.carry(jitter);
     let mut startup = None;
     if let Err((reason, detail)) = prepare(&attendant.handler, options, epoch, shutdown).await {
-        return report(reason, detail.as_deref(), &tally);
+        return report(reason, detail.as_deref(), &carry.tally);
     }
+    let common = Common {
+        attendant: &attendant,
+        announcer,
+        rules: options.rules(jitter),
+        max_memory: options.max_memory,
+        epoch,
+    };
     let mut window = Window { ends: epoch + options.start_deadline, was_ready: false, cause: None };
-    let (reason, detail) = loop {
-        let link = match connect::<H>(options, &topology, &window, shutdown).await {
-            Ok(link) => link,
-            Err(no_link) => break no_link,
-        };
+    let (reason, detail) = 'worker: loop {
+        let mut next =
+            match connect::<H>(options, topology, carry.prefetch.current(), &window, shutdown).await {
+                Ok(line) => line,
+                Err(no_link) => break no_link,
+            };
         announcer.ready();
         startup.get_or_insert_with(|| epoch.elapsed());
         tracing::info!(queue = options.queue, "ready");
         crash_point("after-ready");
         let opened = Instant::now();
-        let state = (options.rules(), tally, epoch);
-        let ended =
-            Session::new(link, &options.queue, Arc::clone(&attendant), announcer, state).run(shutdown).await;
-        tally = ended.tally;
-        match ended.end {
-            End::Exit(reason) => break (reason, ended.detail),
-            End::Reconnect if window.was_ready && opened.elapsed() < GOOD_LIFE => window.cause = ended.detail,
-            End::Reconnect => {
-                let ends = Instant::now() + options.reconnect_for;
-                window = Window { ends, was_ready: true, cause: ended.detail };
+        let mut course = Course::Queue;
+        let lost = loop {
+            let ended = Session::new(&common, next, course, carry).run(shutdown).await;
+            carry = ended.carry;
+            match (ended.end, ended.link) {
+                (End::Exit(reason), link) => {
+                    close(link).await;
+                    break 'worker (reason, ended.detail);
+                }
+                (End::Reconnect, _) | (End::Switch(_), None) => break ended.detail,
+                (End::Switch(other), Some(link)) => {
+                    course = other;
+                    let prefetch = match course {
+                        Course::Queue => carry.prefetch.current(),
+                        Course::Suspects => 1,
+                    };
+                    tracing::debug!(?course, prefetch, "consumes anew");
+                    match link.consume(options, topology, course, prefetch).await {
+                        Ok(registered) => next = registered,
+                        Err(error) => break Some(error.advice(&options.queue)),
+                    }
+                }
             }
+        };
+        if window.was_ready && opened.elapsed() < GOOD_LIFE {
+            window.cause = lost;
+        } else {
+            let ends = Instant::now() + options.reconnect_for;
+            window = Window { ends, was_ready: true, cause: lost };
         }
     };
     attendant.handler.finish().await;
     attendant.forwarder.close().await;
-    let mut report = report(reason, detail.as_deref(), &tally);
+    let mut report = report(reason, detail.as_deref(), &carry.tally);
     report.startup_ms = startup.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     report
+}
+
+async fn close(link: Option<Link>) {
+    if let Some(link) = link
+        && let Err(error) = link.connection.close().await
+    {
+        tracing::debug!(
+            error = mayfly_service::chain(&error),
+            "connection did not close after its channel had"
+        );
+    }
+}
+
+/// From 0 to 1, another number in every process: spreads what workers that began together do.
+fn jitter() -> f64 {
+    let random = RandomState::new().hash_one(());
+    #[expect(clippy::cast_precision_loss, reason = "a fraction")]
+    let fraction = random as f64 / u64::MAX as f64;
+    fraction
 }
 
 /// Brings the handler up within the start deadline.
@@ -143,9 +199,10 @@ async fn prepare<H: Handler>(
 async fn connect<H: Handler>(
     options: &Options,
     topology: &Topology,
+    prefetch: u16,
     window: &Window,
     shutdown: &Shutdown,
-) -> Result<Link, NoLink> {
+) -> Result<(Link, Intake), NoLink> {
     let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE).build();
     let mut last_error = window.cause.clone();
     // After a loss everybody comes back at once: not without a pause.
@@ -154,7 +211,8 @@ async fn connect<H: Handler>(
         let left = window.ends.saturating_duration_since(Instant::now());
         let tried = async {
             tokio::time::sleep(pause.unwrap_or_default()).await;
-            Link::open(options, topology, H::MAY_FAIL).await
+            let link = Link::open(options, topology, H::MAY_FAIL).await?;
+            link.consume(options, topology, Course::Queue, prefetch).await
         };
         let tried = tokio::select! {
             biased;
@@ -162,7 +220,7 @@ async fn connect<H: Handler>(
             tried = deadline("connect", left, tried) => tried,
         };
         let error: StartError = match tried {
-            Ok(Ok(link)) => return Ok(link),
+            Ok(Ok(registered)) => return Ok(registered),
             Ok(Err(error)) => error,
             Err(out_of_time) => {
                 let reason =

@@ -5,29 +5,62 @@ use std::time::Duration;
 use mayfly_service::report::ExitReason;
 
 use super::Ack;
+use crate::{
+    brake::{self, Brake},
+    prefetch::Prefetch,
+    suspect::Course,
+    tally::Tally,
+};
 
 /// The limits that a worker lives by.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     /// Messages in work at once.
     pub(crate) concurrency: usize,
-    /// Messages that the broker may have in flight to us.
-    pub(crate) prefetch: u16,
     /// How long nothing must have been in flight before the queue is looked at.
     pub(crate) max_idle: Duration,
     /// How long work may go on after we were asked to stop.
     pub(crate) grace: Duration,
+    /// No message is taken after so many.
+    pub(crate) max_messages: Option<u64>,
+    /// No message is taken after this age of the worker.
+    pub(crate) max_lifetime: Option<Duration>,
+    /// Spreads looks at the suspect queue, 0 to 1.
+    pub(crate) jitter: f64,
+}
+
+/// What outlives a channel.
+#[derive(Debug, Clone)]
+pub(crate) struct Carry {
+    /// The figures.
+    pub(crate) tally: Tally,
+    pub(crate) brake: Brake,
+    pub(crate) prefetch: Prefetch,
+    /// From when the idle limit counts, where the worker was idle when the last channel ended.
+    pub(crate) quiet_since: Option<Duration>,
+    /// Looks, since the last delivery, that found messages which were not delivered.
+    pub(crate) fruitless_looks: u32,
+}
+
+/// How many messages wait in a queue, and how many consumers it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) ready: u64,
+    pub(crate) consumers: u64,
 }
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// The broker delivered a message.
-    Delivered { tag: u64 },
-    /// Work on a message ended; its handler took `busy`.
-    Finished { tag: u64, verdict: Verdict, busy: Duration },
-    /// The answer to [`Command::AskDepth`].
-    Depth { ready: u64 },
+    /// The broker delivered a message. `alone`: nothing else may be in work with it.
+    Delivered { tag: u64, alone: bool },
+    /// Work on a message ended; its handler took `busy`. `message` tells it from other messages.
+    Finished { tag: u64, verdict: Verdict, busy: Duration, message: u64 },
+    /// The answer to [`Command::AskDepth`]: what waits in the queue consumed, and in the suspect queue where
+    /// that is another one that exists.
+    Depth { ready: u64, suspects: Option<Waiting> },
+    /// It is time for a fresh worker.
+    Recycle,
     /// After our cancel, all that was delivered before has been handed over.
     Drained,
     /// The broker confirmed the close.
@@ -53,8 +86,15 @@ pub(crate) enum Verdict {
     Retried,
     /// The dead-letter queue has it, confirmed.
     DeadLettered,
+    /// The suspect queue has it, confirmed; no handler saw it.
+    Suspected,
+    /// The suspect queue has it, confirmed: what worked on it broke down.
+    Crashed,
     /// It was interrupted and nothing of it runs any more.
     Interrupted,
+    /// It can't begin now; it waits with us.
+    #[cfg_attr(not(test), expect(dead_code, reason = "comes with the ledger"))]
+    Held(brake::Cause),
     /// This worker can't do it, nor any other message.
     Unfit(ExitReason),
 }
@@ -68,25 +108,31 @@ pub(crate) enum Command {
     Ack(Ack),
     /// Give this message back to the queue.
     GiveBack { tag: u64 },
+    /// Tell whether message after message fails: until that ends, none is dead-lettered.
+    Brake(Option<brake::Cause>),
     /// Ask how many messages wait; answered by [`Event::Depth`].
     AskDepth,
-    /// Cancel the consumer; answered by [`Event::Drained`]. From here on the worker is draining.
+    /// Cancel the consumer; answered by [`Event::Drained`].
     Cancel,
+    /// Tell that the worker takes nothing more and will end.
+    TellDraining,
     /// Ask all handlers to end; each is answered by its [`Event::Finished`].
     Interrupt,
     /// End all handlers and wait until nothing of them runs.
     Kill,
-    /// Close the channel and the connection; answered by [`Event::Closed`].
+    /// Close the channel; answered by [`Event::Closed`].
     Close,
-    /// This connection's life is over.
+    /// This channel's life is over.
     End(End),
 }
 
-/// How a connection's life ended.
+/// How a channel's life ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// The worker ends.
     Exit(ExitReason),
+    /// It goes on with a fresh channel on the same connection.
+    Switch(Course),
     /// It goes on with a fresh connection.
     Reconnect,
 }

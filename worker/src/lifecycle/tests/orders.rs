@@ -1,6 +1,6 @@
 //! All orders of events, against a model of broker and handlers that notices every broken promise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -9,10 +9,11 @@ use super::*;
 /// Something that broker, handlers, people or time do next.
 #[derive(Debug, Clone)]
 enum Move {
-    Deliver,
+    Deliver { alone: bool },
     Finish(usize, Verdict),
     Wait(u64),
-    AnswerDepth(u64),
+    AnswerDepth(u64, Option<Waiting>),
+    Recycle,
     Drain,
     Close,
     Stop,
@@ -25,14 +26,22 @@ fn moves() -> impl Strategy<Value = Move> {
         6 => Just(Verdict::Done),
         1 => Just(Verdict::Retried),
         1 => Just(Verdict::DeadLettered),
+        1 => Just(Verdict::Suspected),
+        1 => Just(Verdict::Crashed),
+        1 => Just(Verdict::Held(brake::Cause::Ledger)),
+        1 => Just(Verdict::Held(brake::Cause::Failures)),
         1 => Just(Verdict::Interrupted),
         1 => Just(Verdict::Unfit(ExitReason::HandlerUnavailable)),
     ];
     prop_oneof![
-        30 => Just(Move::Deliver),
+        30 => prop::bool::weighted(0.1).prop_map(|alone| Move::Deliver { alone }),
         30 => (any::<usize>(), verdict).prop_map(|(index, verdict)| Move::Finish(index, verdict)),
         20 => prop_oneof![0..15_u64, 0..70_000_u64].prop_map(Move::Wait),
-        10 => (0..2_u64).prop_map(Move::AnswerDepth),
+        10 => (0..2_u64, prop::option::of((0..2_u64, 0..2_u64))).prop_map(|(ready, suspects)| {
+            let suspects = suspects.map(|(ready, consumers)| Waiting { ready, consumers });
+            Move::AnswerDepth(ready, suspects)
+        }),
+        1 => Just(Move::Recycle),
         8 => Just(Move::Drain),
         8 => Just(Move::Close),
         2 => Just(Move::Stop),
@@ -57,11 +66,14 @@ enum Fate {
 struct Model {
     worker: Lifecycle,
     rules: Rules,
+    prefetch: u16,
     now: Duration,
+    alone: BTreeSet<u64>,
     fates: BTreeMap<u64, Fate>,
     cancelled: bool,
     drained: bool,
     depth_asked: bool,
+    draining_told: bool,
     closing: bool,
     killed: bool,
     lost: bool,
@@ -69,15 +81,22 @@ struct Model {
 }
 
 impl Model {
-    fn new(rules: Rules) -> Self {
+    fn new(rules: Rules, course: Course, prefetch: Prefetch) -> Self {
+        let (rules, count) = match course {
+            Course::Queue => (rules, prefetch.current()),
+            Course::Suspects => (Rules { concurrency: 1, ..rules }, 1),
+        };
         Self {
-            worker: Lifecycle::new(rules, Tally::default(), START),
+            worker: Lifecycle::new(rules, course, true, Carry { prefetch, ..carry(1) }, START),
             rules,
+            prefetch: count,
             now: START,
+            alone: BTreeSet::new(),
             fates: BTreeMap::new(),
             cancelled: false,
             drained: false,
             depth_asked: false,
+            draining_told: false,
             closing: false,
             killed: false,
             lost: false,
@@ -96,29 +115,31 @@ impl Model {
     /// The event that `step` amounts to here, if it can happen at all.
     fn event(&mut self, step: &Move) -> Option<Event> {
         match *step {
-            Move::Deliver => {
-                let may = !self.drained
-                    && !self.closing
-                    && self.unsettled().len() < usize::from(self.rules.prefetch);
+            Move::Deliver { alone } => {
+                let may =
+                    !self.drained && !self.closing && self.unsettled().len() < usize::from(self.prefetch);
                 let tag = self.fates.len() as u64 + 1;
                 may.then(|| {
                     self.fates.insert(tag, Fate::Waiting);
-                    Event::Delivered { tag }
+                    self.alone.extend(alone.then_some(tag));
+                    Event::Delivered { tag, alone }
                 })
             }
             Move::Finish(index, verdict) => {
                 let working = self.with(|fate| fate == Fate::Working);
                 let tag = *working.get(index.checked_rem(working.len())?)?;
-                self.fates.insert(tag, Fate::Finished(verdict));
+                let is_held = matches!(verdict, Verdict::Held(_));
+                self.fates.insert(tag, if is_held { Fate::Waiting } else { Fate::Finished(verdict) });
                 Some(finished(tag, verdict))
             }
             Move::Wait(ms) => {
                 self.now += Duration::from_millis(ms);
                 Some(Event::Tick)
             }
-            Move::AnswerDepth(ready) => {
-                std::mem::take(&mut self.depth_asked).then_some(Event::Depth { ready })
+            Move::AnswerDepth(ready, suspects) => {
+                std::mem::take(&mut self.depth_asked).then_some(Event::Depth { ready, suspects })
             }
+            Move::Recycle => Some(Event::Recycle),
             Move::Drain => (self.cancelled && !self.drained).then(|| {
                 self.drained = true;
                 Event::Drained
@@ -141,6 +162,8 @@ impl Model {
                 assert_eq!(self.ended, None, "{command:?} after the end");
                 self.obey(command);
             }
+            let idle_loop = event == Event::Tick && self.worker.wake_at().is_some_and(|at| at <= self.now);
+            assert!(!idle_loop, "wakes up for nothing: {:?}", self.worker);
         }
     }
 
@@ -148,7 +171,9 @@ impl Model {
         match command {
             Command::Start { tag } => {
                 assert_eq!(self.fates.insert(tag, Fate::Working), Some(Fate::Waiting), "{tag}");
-                assert!(self.with(|fate| fate == Fate::Working).len() <= self.rules.concurrency);
+                let working = self.with(|fate| fate == Fate::Working);
+                assert!(working.len() <= self.rules.concurrency);
+                assert!(working.len() == 1 || working.iter().all(|tag| !self.alone.contains(tag)));
             }
             Command::Ack(ack) => self.acked(&ack),
             Command::GiveBack { tag } => {
@@ -161,8 +186,12 @@ impl Model {
                 assert!(self.drained || before == Some(Fate::Finished(Verdict::Interrupted)));
             }
             Command::AskDepth => {
-                assert!(self.unsettled().is_empty() && !self.depth_asked && !self.cancelled);
+                assert!(!self.depth_asked && !self.cancelled);
                 self.depth_asked = true;
+            }
+            Command::Brake(_) => {}
+            Command::TellDraining => {
+                assert!(!std::mem::replace(&mut self.draining_told, true), "told twice");
             }
             Command::Cancel => assert!(!std::mem::replace(&mut self.cancelled, true), "cancelled twice"),
             Command::Interrupt => assert!(self.cancelled),
@@ -193,6 +222,7 @@ impl Model {
                 Some(Fate::Finished(Verdict::Done)) => Settled::Done,
                 Some(Fate::Finished(Verdict::Retried)) => Settled::Retried,
                 Some(Fate::Finished(Verdict::DeadLettered)) => Settled::DeadLettered,
+                Some(Fate::Finished(Verdict::Suspected | Verdict::Crashed)) => Settled::Suspected,
                 other => panic!("acked {tag}, which was {other:?}"),
             };
             assert_eq!(settled, meaning);
@@ -204,14 +234,15 @@ impl Model {
         match end {
             End::Exit(ExitReason::Idle) => assert!(self.closing && !self.lost),
             End::Exit(ExitReason::Aborted) | End::Reconnect => assert!(self.killed),
-            End::Exit(_) => assert!(self.closing || self.killed),
+            End::Exit(_) => assert!(self.draining_told && (self.closing || self.killed)),
+            End::Switch(_) => assert!(self.closing && !self.lost && !self.draining_told),
         }
-        let tally = self.worker.tally();
-        let fates = tally.done + tally.retried + tally.dead_lettered + tally.given_back;
+        let tally = self.worker.carry().tally;
+        let certain = tally.done + tally.retried + tally.dead_lettered + tally.suspected;
+        let fates = certain + tally.given_back;
         assert_eq!(fates, self.fates.len() as u64, "every message has exactly one fate");
         assert_eq!(tally.messages, fates);
         let acked = self.with(|fate| fate == Fate::Acked).len() as u64;
-        let certain = tally.done + tally.retried + tally.dead_lettered;
         assert!(certain <= acked, "{certain} certain, {acked} acked");
         assert!(self.killed || certain == acked);
         self.ended = Some(end);
@@ -220,7 +251,8 @@ impl Model {
     /// From any state: handlers come to their end, the broker answers, time passes.
     fn run_out(&mut self) {
         for _ in 0..200 {
-            for step in [Move::Finish(0, Verdict::Done), Move::AnswerDepth(0), Move::Drain, Move::Close] {
+            for step in [Move::Finish(0, Verdict::Done), Move::AnswerDepth(0, None), Move::Drain, Move::Close]
+            {
                 self.step(&step);
             }
             self.now = self.worker.wake_at().map_or(self.now, |at| at.max(self.now));
@@ -234,12 +266,19 @@ proptest! {
 
     #[test]
     fn whatever_happens_no_message_is_dropped_and_the_worker_ends(
-        concurrency in 1..4_usize,
-        spare in 0..4_u16,
+        concurrency in 1..4_u16,
+        spare in prop::option::of(0..4_u16),
+        course in prop_oneof![3 => Just(Course::Queue), 1 => Just(Course::Suspects)],
+        max_messages in prop::option::of(1..50_u64),
+        max_lifetime in prop::option::of((100..10_000_u64).prop_map(Duration::from_secs)),
         steps in prop::collection::vec(moves(), 0..200),
     ) {
-        let prefetch = u16::try_from(concurrency).unwrap() + spare;
-        let mut model = Model::new(Rules { concurrency, prefetch, ..RULES });
+        let rules = Rules { concurrency: concurrency.into(), max_messages, max_lifetime, ..RULES };
+        let prefetch = match spare {
+            Some(spare) => Prefetch::fixed(concurrency + spare),
+            None => Prefetch::auto(concurrency, None),
+        };
+        let mut model = Model::new(rules, course, prefetch);
         for step in &steps {
             model.step(step);
         }
