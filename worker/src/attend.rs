@@ -57,7 +57,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 // === impl Attendant ===
 
 impl<H: Handler> Attendant<H> {
-    pub(crate) async fn attend(&self, message: Message, site: Site) -> Attended {
+    pub(crate) async fn attend(&self, mut message: Message, site: Site) -> Attended {
         let Site { interrupt, .. } = &site;
         let mut busy = Duration::ZERO;
         let settled = if let Some(forward) = self.routes.before(&message, self.place(&site)) {
@@ -70,7 +70,11 @@ impl<H: Handler> Attendant<H> {
             self.forward(forward, interrupt).await
         } else {
             let begun = Instant::now();
+            // Its way through the suspect queue took the mark off, but it may have been begun before.
+            let redelivered = message.redelivered;
+            message.redelivered |= site.course == Course::Suspects;
             let outcome = self.handled(&message, interrupt).await;
+            message.redelivered = redelivered;
             busy = begun.elapsed();
             crash_point("after-handler");
             self.settle(&message, outcome, &site).await

@@ -106,6 +106,8 @@ const STARVED_AFTER: u32 = 3;
 /// How often a worker with work looks whether suspects wait: each look a call to the broker, each suspect
 /// handled alone.
 const LOOK: Duration = Duration::from_secs(5);
+/// How soon a worker looks that has set one aside itself; others may follow it.
+const SOON: Duration = Duration::from_millis(250);
 /// A worker at the suspect queue goes back when nothing came for this long.
 const SUSPECTS_IDLE: Duration = Duration::from_millis(200);
 /// So many suspects keep one worker busy; the others go on with their work meanwhile.
@@ -265,6 +267,9 @@ impl Lifecycle {
         };
         self.alone.remove(&tag);
         self.outstanding.settled(tag, settled, now);
+        if settled == Settled::Suspected {
+            self.look_at = self.look_at.map(|at| at.min(now + SOON));
+        }
     }
 
     fn looked(&mut self, ready: u64, suspects: Option<Waiting>, now: Duration) {
