@@ -1,4 +1,5 @@
-//! The bare client that mayfly is compared with: as little as one can write with the same library.
+//! The bare client that mayfly is compared with: as little as one can write with the same library. Its rate
+//! is measured in a process of its own, with tokio's ordinary runtime.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 /// Messages held at once.
 pub(crate) const PREFETCH: u16 = 100;
 /// Messages per ack.
-const BATCH: usize = 50;
+pub(crate) const BATCH: usize = 50;
 
 /// A registered consumer.
 pub(crate) struct Bare {

@@ -1,27 +1,30 @@
-//! `bench`: what mayfly costs, as ratios to a bare client measured in the same run. Reports; a missed
-//! target is no failure.
+//! `bench`: what mayfly costs, as ratios to baselines measured in the same run. Reports; a missed target is
+//! no failure.
 
+mod backlog;
 mod baseline;
 mod report;
 mod scaler;
+mod spawning;
 mod stage;
 mod usage;
 mod watched;
 mod worker;
 
-use std::process::ExitCode;
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use mayfly_service::Shutdown;
+use tokio::runtime::{Builder, Runtime};
 
-use self::{report::Figure, stage::Stage};
+use self::{baseline::Bare, report::Figure, stage::Stage};
 
 /// The exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// Measures mayfly on a RabbitMQ node of its own and reports medians with their spread, ratios to a bare
-/// client measured in the same run, and targets. A missed target is reported and is no failure.
+/// Measures mayfly on a RabbitMQ node of its own and reports medians with their spread, ratios to baselines
+/// measured in the same run, and targets. A missed target is reported and is no failure.
 #[derive(Debug, Parser)]
 #[command(name = "bin/bench")]
 struct Args {
@@ -35,12 +38,41 @@ struct Args {
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum What {
-    /// From its start to its consumer, memory, throughput.
-    Worker,
+    /// From its start to its consumer, memory, throughput with each kind of handler.
+    Worker {
+        /// Only this part.
+        #[arg(long, value_name = "PART")]
+        only: Option<worker::Part>,
+    },
     /// What it costs while there is nothing to do.
     Scaler,
+    /// A baseline, started by the others: prints the seconds that it took.
+    #[command(hide = true, subcommand)]
+    Baseline(Baseline),
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Baseline {
+    /// Takes messages with a bare client.
+    Bare {
+        #[arg(long, env = "MAYFLY_BROKER_URL")]
+        url: String,
+        #[arg(long)]
+        queue: String,
+        #[arg(long)]
+        count: usize,
+    },
+    /// Runs a program again and again.
+    Spawning {
+        #[arg(long)]
+        program: PathBuf,
+        #[arg(long)]
+        count: usize,
+        #[arg(long)]
+        concurrency: NonZeroUsize,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -52,42 +84,68 @@ enum Output {
 fn main() -> ExitCode {
     mayfly_service::tls::install_provider();
     let args = Args::parse();
-    // One thread, like the worker: the bare client should differ by what mayfly does, and by nothing else.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.context("no runtime").and_then(|runtime| runtime.block_on(bench(&args)));
+    let outcome = match &args.what {
+        What::Worker { .. } | What::Scaler => one_thread().and_then(|runtime| runtime.block_on(bench(&args))),
+        What::Baseline(baseline) => run_baseline(baseline).map(|()| ExitCode::SUCCESS),
+    };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
 }
 
-async fn bench(args: &Args) -> Result<ExitCode> {
-    let shutdown = Shutdown::on_signals()?;
-    // What is cancelled here is dropped, and with that ended.
-    let figures = tokio::select! {
-        figures = measure(args) => figures?,
-        () = shutdown.stop.cancelled() => return Ok(ExitCode::from(INTERRUPTED)),
-    };
-    let text = match args.output {
-        Output::Text => report::as_text(&figures),
-        Output::Json => report::as_json(&figures)?,
-    };
-    #[expect(clippy::print_stdout, reason = "the report is the program's output")]
-    {
-        print!("{text}");
-    }
-    Ok(ExitCode::SUCCESS)
+/// As little as possible beside what is measured.
+fn one_thread() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("no runtime")
 }
 
-async fn measure(args: &Args) -> Result<Vec<Figure>> {
+fn run_baseline(baseline: &Baseline) -> Result<()> {
+    let took = match baseline {
+        Baseline::Bare { url, queue, count } => Runtime::new()?.block_on(async {
+            let mut bare = Bare::register(url, queue).await?;
+            let took = bare.take(*count).await?;
+            bare.close().await.map(|()| took)
+        })?,
+        // On one thread, as the worker's.
+        Baseline::Spawning { program, count, concurrency } => {
+            one_thread()?.block_on(spawning::spawn_all(program, *count, *concurrency))?
+        }
+    };
+    show(&format!("{}\n", took.as_secs_f64()));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the report is the program's output")]
+fn show(text: &str) {
+    print!("{text}");
+}
+
+async fn bench(args: &Args) -> Result<ExitCode> {
+    let shutdown = Shutdown::on_signals()?;
+    let mut figures = Vec::new();
+    // What is cancelled here is dropped, and with that ended.
+    let outcome = tokio::select! {
+        outcome = measure(args, &mut figures) => outcome,
+        () = shutdown.stop.cancelled() => return Ok(ExitCode::from(INTERRUPTED)),
+    };
+    // Also what was measured before something failed.
+    show(&match args.output {
+        Output::Text => report::as_text(&figures),
+        Output::Json => report::as_json(&figures)?,
+    });
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn measure(args: &Args, figures: &mut Vec<Figure>) -> Result<()> {
     eprintln!("starting a RabbitMQ node");
     let stage = Stage::set().await?;
-    let figures = match args.what {
-        What::Worker => worker::measure(&stage, args.quick).await,
-        What::Scaler => scaler::measure(&stage, args.quick).await,
+    let outcome = match args.what {
+        What::Worker { only } => worker::measure(&stage, args.quick, only, figures).await,
+        What::Scaler => scaler::measure(&stage, args.quick, figures).await,
+        What::Baseline(_) => Ok(()),
     };
-    if figures.is_err() {
+    if outcome.is_err() {
         eprintln!("--- end of the node's log:\n{}", stage.node.broker().log_tail());
     }
-    figures
+    outcome
 }

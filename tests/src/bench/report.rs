@@ -13,12 +13,27 @@ pub(crate) struct Figure {
     unit: &'static str,
     /// The lowest and the highest measurement.
     spread: Option<[f64; 2]>,
-    /// The bare client's median in the same run.
+    /// The same of what it is compared with, measured in the same run.
     baseline: Option<f64>,
     ratio: Option<f64>,
-    /// At most this.
+    /// The lowest and the highest ratio of one round.
+    ratio_spread: Option<[f64; 2]>,
     target: Option<f64>,
+    /// What the target asks for.
+    target_is: Option<TargetIs>,
     holds: Option<bool>,
+}
+
+/// What a target asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum TargetIs {
+    /// A value of at most this.
+    MostValue,
+    /// A value of at least this.
+    LeastValue,
+    /// A ratio of at least this.
+    LeastRatio,
 }
 
 // === impl Figure ===
@@ -26,39 +41,87 @@ pub(crate) struct Figure {
 impl Figure {
     /// The median of `samples`, of which there is at least one.
     pub(crate) fn median(bench: &'static str, case: &str, unit: &'static str, samples: &[f64]) -> Self {
-        let figure = Self::new(bench, case, unit, quantile(samples, 0.5));
-        Self { spread: Some([quantile(samples, 0.0), quantile(samples, 1.0)]), ..figure }
+        Self::new(bench, case, unit, quantile(samples, 0.5)).with_spread(samples)
     }
 
     /// A single figure.
     pub(crate) fn new(bench: &'static str, case: &str, unit: &'static str, value: f64) -> Self {
-        let case = case.to_owned();
         Self {
             bench,
-            case,
+            case: case.to_owned(),
             value,
             unit,
             spread: None,
             baseline: None,
             ratio: None,
+            ratio_spread: None,
             target: None,
+            target_is: None,
             holds: None,
         }
     }
 
-    /// Compared with what the bare client took.
+    /// Medians of `samples` and `baselines`, measured in turns. The ratio is the median of the rounds' ratios:
+    /// what else the machine does weighs on both sides of a round alike.
+    pub(crate) fn paired(
+        bench: &'static str,
+        case: &str,
+        unit: &'static str,
+        samples: &[f64],
+        baselines: &[f64],
+    ) -> Self {
+        let ratios: Vec<f64> = samples.iter().zip(baselines).map(|(ours, theirs)| ours / theirs).collect();
+        Self {
+            baseline: Some(quantile(baselines, 0.5)),
+            ratio: Some(quantile(&ratios, 0.5)),
+            ratio_spread: Some(range(&ratios)),
+            ..Self::median(bench, case, unit, samples)
+        }
+    }
+
+    /// Compared with what the baseline took.
     pub(crate) fn against(self, baseline: f64) -> Self {
         Self { ratio: Some(self.value / baseline), baseline: Some(baseline), ..self }
     }
 
     /// It should be at most this.
     pub(crate) fn at_most(self, target: f64) -> Self {
-        Self { holds: Some(self.value <= target), target: Some(target), ..self }
+        let holds = self.value <= target;
+        self.with_target(target, TargetIs::MostValue, holds)
+    }
+
+    /// It should be at least this.
+    pub(crate) fn at_least(self, target: f64) -> Self {
+        let holds = self.value >= target;
+        self.with_target(target, TargetIs::LeastValue, holds)
+    }
+
+    /// It should be at least so many times the baseline.
+    pub(crate) fn at_least_times(self, target: f64) -> Self {
+        let holds = self.ratio.is_some_and(|ratio| ratio >= target);
+        self.with_target(target, TargetIs::LeastRatio, holds)
     }
 
     pub(crate) fn with_spread(self, samples: &[f64]) -> Self {
-        Self { spread: Some([quantile(samples, 0.0), quantile(samples, 1.0)]), ..self }
+        Self { spread: Some(range(samples)), ..self }
     }
+
+    fn with_target(self, target: f64, is: TargetIs, holds: bool) -> Self {
+        Self { target: Some(target), target_is: Some(is), holds: Some(holds), ..self }
+    }
+
+    fn target_text(&self) -> String {
+        let Some((target, is)) = self.target.map(shown).zip(self.target_is) else { return String::new() };
+        match is {
+            TargetIs::MostValue => format!("≤ {target}"),
+            TargetIs::LeastValue => format!("≥ {target}"),
+            TargetIs::LeastRatio => format!("≥ {target} ×"),
+        }
+    }
+}
+
+fn range(samples: &[f64]) -> [f64; 2] {
+    [quantile(samples, 0.0), quantile(samples, 1.0)]
 }
 
 /// The value below which the share `q` of the samples lies (nearest rank); of none: not a number.
@@ -83,10 +146,14 @@ pub(crate) fn as_json(figures: &[Figure]) -> Result<String> {
 
 /// A table.
 pub(crate) fn as_text(figures: &[Figure]) -> String {
-    let heading = ["", "value", "", "lowest – highest", "bare client", "ratio", "target", ""];
+    let heading =
+        ["", "value", "", "lowest – highest", "baseline", "ratio", "lowest – highest", "target", ""];
     let mut rows = vec![heading.map(str::to_owned)];
     rows.extend(figures.iter().map(|figure| {
         let number = |value: Option<f64>| value.map(shown).unwrap_or_default();
+        let range = |ends: Option<[f64; 2]>| {
+            ends.map(|[low, high]| format!("{} – {}", shown(low), shown(high))).unwrap_or_default()
+        };
         let verdict = match figure.holds {
             Some(true) => "holds",
             Some(false) => "MISSED",
@@ -96,10 +163,11 @@ pub(crate) fn as_text(figures: &[Figure]) -> String {
             format!("{}: {}", figure.bench, figure.case),
             shown(figure.value),
             figure.unit.to_owned(),
-            figure.spread.map(|[low, high]| format!("{} – {}", shown(low), shown(high))).unwrap_or_default(),
+            range(figure.spread),
             number(figure.baseline),
             number(figure.ratio),
-            figure.target.map(|target| format!("≤ {}", shown(target))).unwrap_or_default(),
+            range(figure.ratio_spread),
+            figure.target_text(),
             verdict.to_owned(),
         ]
     }));
@@ -109,7 +177,7 @@ pub(crate) fn as_text(figures: &[Figure]) -> String {
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {
-            0 | 2 | 7 => format!("{cell:<width$}"),
+            0 | 2 | 8 => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
         });
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
@@ -147,8 +215,8 @@ mod tests {
             Figure::new("worker", "memory", "MB", 123.4),
         ];
         let expected = "\
-                        value       lowest – highest  bare client  ratio   target
-worker: start             20.0  ms       10.0 – 30.0         5.00   4.00   ≤ 15.0  MISSED
+                        value       lowest – highest  baseline  ratio  lowest – highest  target
+worker: start             20.0  ms       10.0 – 30.0      5.00   4.00                    ≤ 15.0  MISSED
 worker: memory             123  MB
 ";
         let squeeze = |text: &str| -> Vec<Vec<String>> {
@@ -160,9 +228,23 @@ worker: memory             123  MB
             json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let missed = serde_json::json!({
             "bench": "worker", "case": "start", "value": 20.0, "unit": "ms", "spread": [10.0, 30.0],
-            "baseline": 5.0, "ratio": 4.0, "target": 15.0, "holds": false,
+            "baseline": 5.0, "ratio": 4.0, "ratio_spread": null,
+            "target": 15.0, "target_is": "most_value", "holds": false,
         });
         assert_eq!(lines[0], missed);
         assert!(lines[1]["baseline"].is_null() && lines[1]["holds"].is_null());
+    }
+
+    #[test]
+    fn a_ratio_is_the_median_of_the_rounds_and_a_target_may_be_one() {
+        // The second round ran beside something else.
+        let figure =
+            Figure::paired("worker", "rate", "messages/s", &[96.0, 10.0, 99.0], &[100.0, 10.0, 90.0]);
+        assert_eq!((figure.value, figure.baseline, figure.ratio), (96.0, Some(90.0), Some(1.0)));
+        assert_eq!(figure.ratio_spread, Some([0.96, 1.1]));
+        let figure = figure.at_least_times(1.05);
+        assert_eq!((figure.holds, figure.target_text().as_str()), (Some(false), "≥ 1.05 ×"));
+        let figure = figure.at_least(96.0);
+        assert_eq!((figure.holds, figure.target_text().as_str()), (Some(true), "≥ 96.0"));
     }
 }

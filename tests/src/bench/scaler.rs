@@ -22,7 +22,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// What a start costs shall not count.
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
+pub(crate) async fn measure(stage: &Stage, quick: bool, figures: &mut Vec<Figure>) -> Result<()> {
     let (windows, length) = if quick { (2, Duration::from_secs(5)) } else { (4, Duration::from_secs(10)) };
     let client = stage.node.broker().client().await?;
     client.declare("idle", Kind::Quorum).await?;
@@ -67,14 +67,15 @@ pub(crate) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
     }
     client.close().await?;
 
-    Ok(vec![
+    figures.extend([
         Figure::new("scaler", "processor, one queue, nothing to do", "% of a core", mean(&processor))
             .with_spread(&processor)
             .against(mean(&bare))
             .at_most(PROCESSOR_TARGET),
         Figure::median("scaler", "resident memory, nothing to do", "MB", &resident).at_most(MEMORY_TARGET),
         Figure::new("scaler", "resident memory, peak", "MB", peak),
-    ])
+    ]);
+    Ok(())
 }
 
 fn start(stage: &Stage) -> Result<Process> {

@@ -26,4 +26,11 @@ impl Stage {
     pub(crate) fn program(&self, name: &str) -> Result<Program> {
         Ok(Program::of_mayfly(name, self.directory.path())?.env("MAYFLY_BROKER_URL", self.url()))
     }
+
+    /// A baseline in a process of its own, set up to use the node.
+    pub(crate) fn baseline(&self) -> Result<Program> {
+        let own = std::env::current_exe()?;
+        let program = Program::new(&own, self.directory.path()).arg("baseline");
+        Ok(program.env("MAYFLY_BROKER_URL", self.url()))
+    }
 }
