@@ -185,7 +185,7 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
     if let Some(time) = estimates.service_time {
         line("service time", format!("{:.0} ms a message", time.seconds() * 1000.0));
     }
-    let LeadTimes { warm, cold } = estimates.lead_times(std::iter::empty());
+    let LeadTimes { warm, cold } = estimates.lead_times(&[]);
     for (name, lead) in [("lead time", warm), ("with its node", cold)] {
         if let Some(lead) = lead {
             line(name, format!("{:.1} s", lead.as_secs_f64()));

@@ -6,8 +6,12 @@ use mayfly_broker::suspect_queue;
 use mayfly_service::tls::TlsFiles;
 use serde::Serialize;
 
-use crate::config::{BrokerSource, Config, LauncherConfig, PoolConfig, WARM_IDLE, WorkerTemplate, words};
+use crate::config::{
+    BrokerSource, Config, LauncherConfig, PoolConfig, SloConfig, Start, WARM_IDLE, WorkerTemplate, words,
+};
 
+/// A node hardly comes sooner.
+const SHORT_SLO: Duration = Duration::from_mins(3);
 /// A waiting time that people hardly want.
 const LONG_WAIT: Duration = Duration::from_hours(1);
 
@@ -108,14 +112,20 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
     if pool.queues.len() > 1 {
         sentences.push(sentence("queues", several_queues(pool)));
     }
-    sentences.extend([
-        sentence("launch", launch(pool)),
-        sentence("small batch", small_batch(pool)),
-        sentence("suspects", suspects(pool)),
-        sentence("one by one", one_by_one(pool)),
-        sentence("pace", pace(pool)),
-        sentence("limit", limit(pool)),
-    ]);
+    match &pool.slo {
+        None => sentences.extend([
+            sentence("launch", launch(pool)),
+            sentence("small batch", small_batch(pool)),
+            sentence("suspects", suspects(pool)),
+            sentence("one by one", one_by_one(pool)),
+            sentence("pace", pace(pool)),
+        ]),
+        Some(slo) => {
+            sentences.extend(by_deadline(pool, slo));
+            sentences.push(sentence("suspects", suspects(pool)));
+        }
+    }
+    sentences.push(sentence("limit", limit(pool)));
     if pool.min_workers > 0 {
         sentences.push(sentence("kept warm", kept_warm(pool)));
     }
@@ -123,9 +133,10 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
         let text = "no launch where the workers there are done before a new one would be ready";
         sentences.push(sentence("futile", text.to_owned()));
     }
+    let unneeded = if pool.slo.is_some() { "the promise held without it" } else { "nothing waited" };
     sentences.push(sentence(
         "taken back",
-        format!("a worker that has not started, once nothing waited for {}", words(pool.withdraw_after)),
+        format!("a worker that has not started, once {unneeded} for {}", words(pool.withdraw_after)),
     ));
     sentences.push(sentence("cool-down", cooldown(pool)));
     sentences.push(sentence("end", end(pool).to_owned()));
@@ -161,10 +172,42 @@ fn worker(template: &WorkerTemplate) -> Vec<Sentence> {
 
 fn several_queues(pool: &PoolConfig) -> String {
     format!(
-        "what waits in the {} counts together, the oldest message of all decides the age; each worker must \
-         take from all of them",
+        "{}; each worker must take from all {} of them",
+        if pool.slo.is_some() {
+            "served in this order"
+        } else {
+            "what waits counts together, the oldest message of all decides the age"
+        },
         pool.queues.len()
     )
+}
+
+fn by_deadline(pool: &PoolConfig, slo: &SloConfig) -> Vec<Sentence> {
+    let promises: Vec<_> = pool
+        .queues
+        .iter()
+        .zip(&slo.targets)
+        .map(|(queue, target)| format!("{} in {queue}", words(*target)))
+        .collect();
+    let start = match slo.start {
+        Start::Immediate => "where nobody lives at once, else at the last moment that does",
+        Start::Latest => "always at the last moment that does",
+    };
+    let nodes = match slo.pods_per_node {
+        Some(1) => "1 worker fits on each".to_owned(),
+        Some(n) => format!("{n} workers fit on each, and whole ones are filled"),
+        None => "how many workers fit on one is learned, 1 until then; whole ones are filled".to_owned(),
+    };
+    vec![
+        sentence("promise", format!("no message waits longer than {}", promises.join(", "))),
+        sentence("launch", format!("as few as keep it, {start}")),
+        sentence(
+            "learning",
+            "how long work and starts take, from workers; one worker at a time until one has ended"
+                .to_owned(),
+        ),
+        sentence("nodes", nodes),
+    ]
 }
 
 fn launch(pool: &PoolConfig) -> String {
@@ -273,8 +316,14 @@ fn warnings(pool: &PoolConfig, config: &Config) -> Vec<String> {
         "force_empty_queue_interval is below a second: target_queue_size hardly holds anything back",
     );
     warn(
-        pool.launch_interval > Duration::ZERO && pool.launch_interval < config.check_interval,
+        pool.slo.is_none()
+            && pool.launch_interval > Duration::ZERO
+            && pool.launch_interval < config.check_interval,
         "launch_interval is shorter than check_interval: launches cannot follow that fast",
+    );
+    warn(
+        pool.slo.as_ref().is_some_and(|slo| slo.targets.iter().any(|target| *target < SHORT_SLO)),
+        "an slo below 3m cannot be kept while a node has to come first: keep workers warm (min_workers)",
     );
     warn(
         pool.withdraw_after < config.check_interval,

@@ -56,6 +56,36 @@ pools:
 }
 
 #[test]
+fn promises_on_waiting_times_are_explained() {
+    let text = "
+instance: mayfly
+launcher: { kubernetes: {} }
+pools:
+  - name: documents
+    queues: [{ name: urgent, slo: 1m }, { name: bulk, slo: 2h }]
+    start: latest
+    pods_per_node: 4
+    worker: { template: mayfly-documents }
+";
+    let explained = explained(text);
+    insta::assert_snapshot!(explained.split_once("\n\n").unwrap().1, @"
+    pool documents, queues urgent, bulk
+      queues       served in this order; each worker must take from all 2 of them
+      promise      no message waits longer than 1m in urgent, 2h in bulk
+      launch       as few as keep it, always at the last moment that does
+      learning     how long work and starts take, from workers; one worker at a time until one has ended
+      nodes        4 workers fit on each, and whole ones are filled
+      suspects     messages whose worker died, in urgent.suspect, bulk.suspect, count like the others
+      limit        at most 10 workers at any time, those that are ending included
+      taken back   a worker that has not started, once the promise held without it for 10s
+      cool-down    after a worker failed no launch for 10s, doubled by each further failure up to 6m, and up to 20 % more; a message done forgives all, 6m without a failure forgives one
+      end          workers end themselves when idle; lower slots are served first, so that surplus ones run dry
+      template     each is a copy of what CronJob mayfly-documents holds (suspended)
+      warning: an slo below 3m cannot be kept while a node has to come first: keep workers warm (min_workers)
+    ");
+}
+
+#[test]
 fn several_queues_of_a_pool_are_explained() {
     let text = "
 instance: mayfly
@@ -68,7 +98,7 @@ pools:
     let explained = explained(text);
     for sentence in [
         "pool documents, queues urgent, bulk\n",
-        "queues       what waits in the 2 counts together, the oldest message of all decides the age; each worker must take from all of them\n",
+        "queues       what waits counts together, the oldest message of all decides the age; each worker must take from all 2 of them\n",
     ] {
         assert!(explained.contains(sentence), "{sentence}: {explained}");
     }

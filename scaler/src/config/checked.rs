@@ -9,7 +9,8 @@ use std::{
 use mayfly_service::{contract, tls::TlsFiles};
 
 use super::{
-    BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, PoolConfig, WorkerTemplate,
+    BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, PoolConfig, SloConfig, Start,
+    WorkerTemplate,
     raw::{RawBroker, RawConfig, RawKubernetes, RawLauncher, RawPool, RawProcess, RawQueue, RawWorker},
     values::{ANY_DURATION, Bare, duration, label, limit, name, number, switch},
 };
@@ -17,6 +18,10 @@ use super::{
 /// Check intervals that serve a purpose and do no harm at the broker.
 const CHECK_INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_mins(1);
+/// A shorter SLO cannot be kept by starting workers.
+const SLOS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=*ANY_DURATION.end();
+/// Most pods that anybody puts on a node.
+const MOST_PER_NODE: u32 = 1000;
 /// A shorter cool-down is none.
 const SHORTEST_COOLDOWN: Duration = Duration::from_millis(100);
 /// Most workers of one limit.
@@ -189,6 +194,7 @@ impl RawPool {
         launcher: &LauncherConfig,
     ) -> Result<PoolConfig, ConfigError> {
         let at = |key: &str| format!("{path}.{key}");
+        let slo = self.slo(path)?;
         let pool = label(&at("name"), &required(&at("name"), self.name, "a name for the pool")?)?;
         let length = instance.len() + pool.len() + JOB_NAME_EXTRA + SERIAL_DIGITS;
         if length > LONGEST_JOB_NAME {
@@ -199,8 +205,6 @@ impl RawPool {
             );
             return Err(conflict(at("name"), problem));
         }
-        not_yet(&at("pods_per_node"), self.pods_per_node.is_some(), "nodes that are filled (with slo)")?;
-        not_yet(&at("start"), self.start.is_some(), "late starts (with slo)")?;
         let queues = queue_names(path, self.queues)?;
         let worker = self.worker.unwrap_or_default().checked(&at("worker"), launcher)?;
         let launch_interval = match (self.launch_interval, self.check_trigger_interval) {
@@ -215,7 +219,7 @@ impl RawPool {
             (None, None) => None,
         };
         let cooldowns = SHORTEST_COOLDOWN..=*ANY_DURATION.end();
-        let mut checked = PoolConfig { queues, ..PoolConfig::with_defaults(&pool, &pool, worker) };
+        let mut checked = PoolConfig { queues, slo, ..PoolConfig::with_defaults(&pool, &pool, worker) };
         set(&mut checked.launch_interval, launch_interval.map(Ok))?;
         set(
             &mut checked.target_queue_size,
@@ -264,6 +268,57 @@ impl RawPool {
         set(&mut checked.weight, self.weight.map(|text| number(&at("weight"), &text, 1..=MOST_WEIGHT)))?;
         checked.fits_together(path)?;
         Ok(checked)
+    }
+}
+
+impl RawPool {
+    /// What is promised on waiting times: for all queues or for none.
+    fn slo(&self, path: &str) -> Result<Option<SloConfig>, ConfigError> {
+        let at = |key: &str| format!("{path}.{key}");
+        let with_slo = self.queues.iter().filter(|queue| queue.slo.is_some()).count();
+        if with_slo == 0 {
+            let of_slo = [("pods_per_node", &self.pods_per_node), ("start", &self.start)];
+            return match of_slo.into_iter().find(|(_, value)| value.is_some()) {
+                Some((key, _)) => {
+                    Err(conflict(at(key), "is for queues with an slo: give them one".to_owned()))
+                }
+                None => Ok(None),
+            };
+        }
+        if let Some(without) = self.queues.iter().position(|queue| queue.slo.is_none()) {
+            let problem = "is missing: give one to all queues of a pool or to none";
+            return Err(conflict(at(&format!("queues[{without}].slo")), problem.to_owned()));
+        }
+        let of_classic = [
+            ("target_queue_size", &self.target_queue_size),
+            ("force_empty_queue_interval", &self.force_empty_queue_interval),
+            ("max_pending_while_scaling", &self.max_pending_while_scaling),
+            ("skip_futile", &self.skip_futile),
+        ];
+        if let Some((key, _)) = of_classic.into_iter().find(|(_, value)| value.is_some()) {
+            let problem = "is for queues without an slo: with one, deadlines alone decide";
+            return Err(conflict(at(key), problem.to_owned()));
+        }
+        let target = |(index, queue): (usize, &RawQueue)| {
+            let text = queue.slo.as_deref().unwrap_or_default();
+            duration(&at(&format!("queues[{index}].slo")), text, Bare::Refused, SLOS)
+        };
+        let pods_per_node = self.pods_per_node.as_ref();
+        let pods_per_node = pods_per_node.map(|text| number(&at("pods_per_node"), text, 1..=MOST_PER_NODE));
+        let start = self.start.as_ref().map(|text| match text.trim() {
+            "immediate" => Ok(Start::Immediate),
+            "latest" => Ok(Start::Latest),
+            _ => Err(ConfigError::Value {
+                path: at("start"),
+                value: text.clone(),
+                allowed: "expected immediate or latest".to_owned(),
+            }),
+        });
+        Ok(Some(SloConfig {
+            targets: self.queues.iter().enumerate().map(target).collect::<Result<_, _>>()?,
+            pods_per_node: pods_per_node.transpose()?,
+            start: start.transpose()?.unwrap_or_default(),
+        }))
     }
 }
 
@@ -358,8 +413,7 @@ fn queue_names(path: &str, queues: Vec<RawQueue>) -> Result<Vec<String>, ConfigE
     if queues.is_empty() {
         return Err(missing(&queues_path, "expected [{ name: QUEUE }]"));
     }
-    let checked = |(index, RawQueue { name: queue, slo })| {
-        not_yet(&format!("{queues_path}[{index}].slo"), slo.is_some(), "slo queues")?;
+    let checked = |(index, RawQueue { name: queue, .. })| {
         let path = format!("{queues_path}[{index}].name");
         name(&path, &required(&path, queue, "the name of a queue")?, LONGEST_QUEUE_NAME)
     };

@@ -103,8 +103,31 @@ pub struct PoolConfig {
     pub weight: u32,
     /// Whether slot i consumes with priority −i, so that surplus workers idle out.
     pub packing: bool,
+    /// How to keep a promise on waiting times; `None` is a classic pool, which looks at depth and age.
+    pub slo: Option<SloConfig>,
     /// What a worker of this pool is.
     pub worker: WorkerTemplate,
+}
+
+/// What makes a pool one with an SLO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SloConfig {
+    /// The acceptable age of the oldest message of each queue, in their order.
+    pub targets: Vec<Duration>,
+    /// Workers that fit on one node; learned if `None`.
+    pub pods_per_node: Option<u32>,
+    /// When to launch where nothing lives.
+    pub start: Start,
+}
+
+/// When to launch where nothing lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// As soon as something waits.
+    #[default]
+    Immediate,
+    /// At the last moment that does.
+    Latest,
 }
 
 /// What a worker is. Its `Debug` form names the variables of `env` without their values.
@@ -242,6 +265,7 @@ impl PoolConfig {
             cooldown_cap: Duration::from_mins(6),
             weight: 1,
             packing: true,
+            slo: None,
             worker,
         }
     }

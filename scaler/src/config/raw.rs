@@ -71,8 +71,8 @@ pub(super) struct RawPool {
     pub(super) withdraw_after: Option<String>,
     pub(super) cooldown_base: Option<String>,
     pub(super) cooldown_cap: Option<String>,
-    pub(super) pods_per_node: Option<IgnoredAny>,
-    pub(super) start: Option<IgnoredAny>,
+    pub(super) pods_per_node: Option<String>,
+    pub(super) start: Option<String>,
     pub(super) packing: Option<String>,
     pub(super) weight: Option<String>,
     pub(super) worker: Option<RawWorker>,
@@ -83,7 +83,7 @@ pub(super) struct RawPool {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawQueue {
     pub(super) name: Option<String>,
-    pub(super) slo: Option<IgnoredAny>,
+    pub(super) slo: Option<String>,
 }
 
 /// The worker.

@@ -93,6 +93,7 @@ fn every_key_arrives_where_it_belongs() {
             cooldown_cap: Duration::from_mins(5),
             weight: 3,
             packing: false,
+            slo: None,
             worker: WorkerTemplate::Process {
                 command: ["mayfly-worker", "--queue", "documents"].map(str::to_owned).to_vec(),
                 env: [("RUST_LOG", "info"), ("PORT", "5672")]
@@ -128,6 +129,20 @@ fn the_earlier_systems_bare_numbers_keep_their_units() {
     let with_units = pool_of(with_pool_lines("force_empty_queue_interval: 2m\ncheck_trigger_interval: 3s\n"));
     assert_eq!(with_units.force_empty_queue_interval, Duration::from_mins(2));
     assert_eq!(with_units.launch_interval, Duration::from_secs(3));
+}
+
+#[test]
+fn a_pool_promises_waiting_times_for_all_of_its_queues() {
+    let promised = |lines: &str| {
+        let queues = "[{ name: urgent, slo: 1m }, { name: bulk, slo: 2h }]";
+        let text = LEAST.replace("[{ name: documents }]", &format!("{queues}{lines}"));
+        pool_of(Config::parse(&text, &Overrides::default())).slo
+    };
+    let targets = vec![Duration::from_mins(1), Duration::from_hours(2)];
+    let least = SloConfig { targets, pods_per_node: None, start: Start::Immediate };
+    assert_eq!(promised(""), Some(least.clone()));
+    let whole = SloConfig { pods_per_node: Some(4), start: Start::Latest, ..least };
+    assert_eq!(promised("\n    pods_per_node: 4\n    start: latest"), Some(whole));
 }
 
 #[test]
@@ -180,11 +195,8 @@ fn every_mistake_in_a_pool_names_its_place_and_what_is_allowed() {
         ("packing: perhaps", r#"pools[0].packing: "perhaps" is not allowed; expected true or false"#),
         ("cooldown_base: 7m", "pools[0].cooldown_base: 420s is more than cooldown_cap (360s)"),
         ("cooldown_base: 0s", r#"pools[0].cooldown_base: "0s" is not allowed; from 100ms to 1year 18h"#),
-        (
-            "pods_per_node: 4",
-            "pools[0].pods_per_node: nodes that are filled (with slo) come with a later version",
-        ),
-        ("start: latest", "pools[0].start: late starts (with slo) come with a later version"),
+        ("pods_per_node: 4", "pools[0].pods_per_node: is for queues with an slo: give them one"),
+        ("start: latest", "pools[0].start: is for queues with an slo: give them one"),
         ("max_wrokers: 3", r#"line 8: pools[0]: unknown key "max_wrokers"; did you mean "max_workers"?"#),
         ("max_workers: [3]", "line 8: pools[0].max_workers: expected a single value"),
         ("max_workers: 3\nmax_workers: 4", r#"line 9: pools[0]: key "max_workers" is there twice"#),
@@ -256,10 +268,6 @@ fn every_other_mistake_names_its_place_and_what_is_allowed() {
             "pools[0].queues[1].name: is missing; the name of a queue",
         ),
         (
-            whole("{ name: documents }", "{ name: a, slo: 5m }"),
-            "pools[0].queues[0].slo: slo queues come with a later version",
-        ),
-        (
             whole("command: [mayfly-worker, --queue, documents]", "template: documents"),
             "pools[0].worker.template: is for launcher.kubernetes; with this one give command",
         ),
@@ -290,6 +298,39 @@ fn every_other_mistake_names_its_place_and_what_is_allowed() {
             "line 3: only single YAML document expected but multiple found",
         ),
         ("pools: {".to_owned(), "line 1: pools: expected a list"),
+    ];
+    for (text, expected) in table {
+        assert_eq!(refusal(&text), expected, "{text}");
+    }
+}
+
+#[test]
+fn every_mistake_about_an_slo_names_its_place_and_what_is_allowed() {
+    let table = [
+        (
+            WHOLE.replace("{ name: documents }", "{ name: a, slo: 5m }"),
+            "pools[0].target_queue_size: is for queues without an slo: with one, deadlines alone decide",
+        ),
+        (
+            LEAST.replace("{ name: documents }", "{ name: a, slo: 5m }, { name: b }"),
+            "pools[0].queues[1].slo: is missing: give one to all queues of a pool or to none",
+        ),
+        (
+            LEAST.replace("{ name: documents }", "{ name: a, slo: 300 }"),
+            r#"pools[0].queues[0].slo: "300" is not allowed; a duration needs a unit, such as 300ms, 300s or 300m"#,
+        ),
+        (
+            LEAST.replace("{ name: documents }", "{ name: a, slo: 1ms }"),
+            r#"pools[0].queues[0].slo: "1ms" is not allowed; from 1s to 1year 18h"#,
+        ),
+        (
+            LEAST.replace("[{ name: documents }]", "[{ name: a, slo: 5m }]\n    start: soon"),
+            r#"pools[0].start: "soon" is not allowed; expected immediate or latest"#,
+        ),
+        (
+            LEAST.replace("[{ name: documents }]", "[{ name: a, slo: 5m }]\n    pods_per_node: 0"),
+            r#"pools[0].pods_per_node: "0" is not allowed; expected a whole number from 1 to 1000"#,
+        ),
     ];
     for (text, expected) in table {
         assert_eq!(refusal(&text), expected, "{text}");

@@ -185,13 +185,7 @@ impl Decider<'_> {
     /// Puts what was learned since the last write into the record.
     pub(super) fn keep_estimates(&self, record: &mut StateRecord) {
         for pool in &self.config.pools {
-            let estimates = &mut record.pool_mut(&pool.name).estimates;
-            estimates.queues.extend(self.memory.marks(pool));
-            for queue in &pool.queues {
-                if let Some(arrivals) = self.memory.arrivals(queue) {
-                    estimates.arrivals.insert(queue.clone(), arrivals);
-                }
-            }
+            self.memory.keep(pool, &mut record.pool_mut(&pool.name).estimates);
         }
     }
 }

@@ -262,8 +262,9 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             turned
                 || pool.queues.iter().any(|queue| {
                     let arrivals = self.memory.arrivals(queue).unwrap_or_default();
+                    let ages = self.memory.ages(queue);
                     let known = persisted.arrivals.get(queue).copied().unwrap_or_default();
-                    arrivals.differs_notably(&known)
+                    ages || arrivals.differs_notably(&known)
                 })
         })
     }

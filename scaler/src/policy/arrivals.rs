@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, Fact, Observation, PoolState, QueueFacts};
+use super::{Batch, Counts, Fact, Observation, PoolState, QueueFacts, waiting::Waiting};
 use crate::{config::PoolConfig, time::Time};
 
 /// How long the two rates take to follow a change by two thirds.
@@ -29,9 +29,11 @@ pub struct Arrivals {
 }
 
 /// What is remembered of the arrivals in one queue.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct ArrivalMemory {
     pub(super) rates: Arrivals,
+    /// What waits, by age; kept for queues with an SLO only.
+    pub(super) waiting: Waiting,
     /// The last look: when, and how many messages were ready.
     seen: Option<(Time, u64)>,
 }
@@ -79,23 +81,33 @@ impl Arrivals {
 
 impl ArrivalMemory {
     /// A memory that begins at `now` with what was persisted.
-    fn resumed(persisted: Option<&Arrivals>, now: Time) -> Self {
-        let recent = persisted.filter(|rates| now.since(rates.at) <= FORGOTTEN_AFTER);
-        Self { rates: Arrivals { at: now, ..recent.copied().unwrap_or_default() }, seen: None }
+    fn resumed(persisted: Option<&Arrivals>, waiting: Option<&Vec<Batch>>, now: Time) -> Self {
+        let Some(rates) = persisted.filter(|rates| now.since(rates.at) <= FORGOTTEN_AFTER) else {
+            let rates = Arrivals { at: now, ..Arrivals::default() };
+            return Self { rates, waiting: Waiting::default(), seen: None };
+        };
+        let waiting = Waiting::resumed(waiting.map_or(&[], Vec::as_slice));
+        Self { rates: *rates, waiting, seen: None }
     }
 
     /// Folds in a look; `served` is how many messages per second were taken out meanwhile, as far as known.
     /// A look that was folded in before changes nothing.
     #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
-    fn observe(&mut self, ready: u64, served: f64, at: Time) {
+    fn observe(&mut self, ready: u64, served: f64, by_age: bool, at: Time) {
+        // Before the first look this is when things were persisted.
+        let before = self.rates.at;
+        let mut taken = 0.0;
         match self.seen {
             Some((seen, _)) if at <= seen => return,
             // Not clamped at zero: of what is done little is certain, and errors must cancel out.
             Some((seen, last)) => {
-                let taken = served * at.since(seen).as_secs_f64();
+                taken = served * at.since(seen).as_secs_f64();
                 self.rates.fold(ready as f64 - last as f64 + taken, at);
             }
             None => self.rates.at = at,
+        }
+        if by_age {
+            self.waiting.turn(ready, taken, before);
         }
         self.seen = Some((at, ready));
     }
@@ -118,8 +130,8 @@ pub(super) fn observe(
     let none = PoolState::default();
     let state = record.pools.get(&pool.name).unwrap_or(&none);
     let ready_workers = Counts::of(&pool.name, workers, state).ready;
-    let mut capacity = state
-        .estimates
+    let estimates = &state.estimates;
+    let mut capacity = estimates
         .service_time
         .map(|time| time.seconds())
         .filter(|service| *service > 0.0)
@@ -127,11 +139,11 @@ pub(super) fn observe(
     for queue in &pool.queues {
         let Some(Fact::Known { value, at }) = observation.queues.get(queue) else { continue };
         let ready = if let QueueFacts::Present { ready, .. } = value { *ready } else { 0 };
-        let memory = arrivals
-            .entry(queue.clone())
-            .or_insert_with(|| ArrivalMemory::resumed(state.estimates.arrivals.get(queue), *at));
+        let memory = arrivals.entry(queue.clone()).or_insert_with(|| {
+            ArrivalMemory::resumed(estimates.arrivals.get(queue), estimates.waiting.get(queue), *at)
+        });
         // Workers are all busy while something waits; they serve the first queue where that is so.
         let served = if ready > 0 && memory.waited() { std::mem::take(&mut capacity) } else { 0.0 };
-        memory.observe(ready, served, *at);
+        memory.observe(ready, served, pool.slo.is_some(), *at);
     }
 }

@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mayfly_broker::suspect_queue;
-
 use super::{
-    Action, Age, Decision, Fact, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause,
-    Phase, PoolState, QueueFacts, Unknown, UnknownWhat, Withdraw, Worker,
+    Action, Decision, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause, Phase,
+    PoolState, UnknownWhat, Withdraw, Worker, need::Need,
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -16,15 +14,6 @@ use crate::{
 /// A first decision accepts workers and state up to this old, so that an idle cadence does not slow a cold
 /// start; a launch needs a fresh listing on top.
 pub const LISTING_STALE_AFTER: Duration = Duration::from_secs(30);
-/// The least age at which a depth is stale.
-pub const DEPTH_STALE_AFTER: Duration = Duration::from_secs(2);
-/// The age at which "the queue is missing" is stale: such a queue is looked at every 5 to 8 s only.
-const MISSING_STALE_AFTER: Duration = Duration::from_secs(10);
-/// The age at which what is known of suspects is stale: with none there they are looked at every second or
-/// two only …
-const SUSPECTS_STALE_AFTER: Duration = Duration::from_secs(5);
-/// … and a queue for them that is missing once a minute.
-const NO_SUSPECTS_STALE_AFTER: Duration = Duration::from_secs(90);
 /// Lead time where none was ever measured.
 const LEAD_PRIOR: Duration = Duration::from_mins(2);
 
@@ -42,29 +31,17 @@ pub struct Counts {
 }
 
 /// One pool, all that a decision looks at.
-struct Scene<'a> {
-    pool: &'a PoolConfig,
-    state: &'a PoolState,
-    workers: Vec<&'a Worker>,
-    counts: Counts,
-    need: Need,
-    empty_since: Option<Time>,
-    now: Time,
-}
-
-/// What waits in a pool's queues.
-#[derive(Debug, Default)]
-struct Need {
-    /// Ready messages over the known queues.
-    ready: u64,
-    /// The greatest estimated age over the known queues.
-    age: Option<Age>,
-    /// The first queue that is unknown.
-    unknown: Option<(String, Unknown)>,
-    /// The first queue that is missing, if no queue exists.
-    all_missing: Option<String>,
-    /// Whether at least one queue is known.
-    any_known: bool,
+pub(super) struct Scene<'a> {
+    pub(super) pool: &'a PoolConfig,
+    pub(super) state: &'a PoolState,
+    pub(super) memory: &'a Memory,
+    /// The pool's workers.
+    pub(super) workers: Vec<&'a Worker>,
+    /// All pools' workers.
+    pub(super) everybody: &'a [Worker],
+    pub(super) counts: Counts,
+    pub(super) need: Need,
+    pub(super) now: Time,
 }
 
 /// Decides for every configured pool, without regard to the quota.
@@ -95,25 +72,9 @@ pub fn decide_pool(
     state: &PoolState,
     now: Time,
 ) -> Decision {
-    let unknown = |what| move |unknown| Decision::Hold(Hold::Unknown { what, unknown });
-    if let Err(decision) =
-        observation.state.fresh(now, LISTING_STALE_AFTER).map_err(unknown(UnknownWhat::State))
-    {
-        return decision;
-    }
-    let workers =
-        match observation.workers.fresh(now, LISTING_STALE_AFTER).map_err(unknown(UnknownWhat::Workers)) {
-            Ok(workers) => workers,
-            Err(decision) => return decision,
-        };
-    let scene = Scene {
-        pool,
-        state,
-        workers: workers.iter().filter(|worker| worker.pool == pool.name).collect(),
-        counts: Counts::of(&pool.name, workers, state),
-        need: Need::of(pool, memory, observation, depth_stale_after(config), now),
-        empty_since: memory.empty_since(&pool.name),
-        now,
+    let scene = match Scene::of(pool, state, memory, observation, config, now) {
+        Ok(scene) => scene,
+        Err(hold) => return Decision::Hold(hold),
     };
     if state.paused {
         return Decision::Hold(Hold::Paused);
@@ -125,11 +86,6 @@ pub fn decide_pool(
         Ok(launch) => Decision::Launch(launch),
         Err(hold) => Decision::Hold(hold),
     }
-}
-
-/// A depth older than this is stale: three looks, at least 2 s.
-fn depth_stale_after(config: &Config) -> Duration {
-    (3 * config.check_interval).max(DEPTH_STALE_AFTER)
 }
 
 // === impl Counts ===
@@ -170,95 +126,76 @@ impl Counts {
     }
 }
 
-// === impl Need ===
+// === impl Scene ===
 
-impl Need {
-    fn of(pool: &PoolConfig, memory: &Memory, observation: &Observation, stale: Duration, now: Time) -> Self {
-        let mut need = Self::default();
-        let mut missing = None;
-        let mut present = false;
-        for queue in &pool.queues {
-            let not_yet_seen = Fact::Unknown(Unknown::not_yet_seen(now));
-            let fact = observation.queues.get(queue).unwrap_or(&not_yet_seen);
-            let missing_now = matches!(fact.known(), Some(QueueFacts::Missing));
-            match fact.fresh(now, if missing_now { stale.max(MISSING_STALE_AFTER) } else { stale }) {
-                Ok(QueueFacts::Present { ready, .. }) => {
-                    present = true;
-                    need.add(*ready, memory.age(queue, now));
-                    // Without the queue itself no worker starts, so its suspects need none either.
-                    if let Some(fact) = observation.suspects.get(queue) {
-                        need.add_suspects(queue, fact, memory, stale, now);
-                    }
-                }
-                Ok(QueueFacts::Missing) => missing = missing.or_else(|| Some(queue.clone())),
-                Err(unknown) => need.unknown = need.unknown.or_else(|| Some((queue.clone(), unknown))),
-            }
-        }
-        need.any_known = present || missing.is_some();
-        need.all_missing = missing.filter(|_| !present && need.unknown.is_none());
-        need
-    }
-
-    /// What is not known of suspects is told; a pool without a queue for them is none the worse.
-    fn add_suspects(
-        &mut self,
-        queue: &str,
-        fact: &Fact<QueueFacts>,
-        memory: &Memory,
-        stale: Duration,
+impl<'a> Scene<'a> {
+    /// The pool as observed, with its state as `state`; unknown while workers or state are.
+    pub(super) fn of(
+        pool: &'a PoolConfig,
+        state: &'a PoolState,
+        memory: &'a Memory,
+        observation: &'a Observation,
+        config: &Config,
         now: Time,
-    ) {
-        let missing = matches!(fact.known(), Some(QueueFacts::Missing));
-        let stale = stale.max(if missing { NO_SUSPECTS_STALE_AFTER } else { SUSPECTS_STALE_AFTER });
-        match fact.fresh(now, stale) {
-            Ok(QueueFacts::Present { ready, .. }) => self.add(*ready, memory.suspects_age(queue, now)),
-            Err(unknown) if self.unknown.is_none() => self.unknown = Some((suspect_queue(queue), unknown)),
-            Ok(QueueFacts::Missing) | Err(_) => {}
-        }
-    }
-
-    fn add(&mut self, ready: u64, age: Option<Age>) {
-        self.ready += ready;
-        if age.map(|age| age.estimate) > self.age.map(|age| age.estimate) {
-            self.age = age;
-        }
-    }
-
-    fn age(&self) -> Duration {
-        self.age.map_or(Duration::ZERO, |age| age.estimate)
+    ) -> Result<Self, Hold> {
+        let unknown = |what| move |unknown| Hold::Unknown { what, unknown };
+        observation.state.fresh(now, LISTING_STALE_AFTER).map_err(unknown(UnknownWhat::State))?;
+        let workers =
+            observation.workers.fresh(now, LISTING_STALE_AFTER).map_err(unknown(UnknownWhat::Workers))?;
+        Ok(Scene {
+            pool,
+            state,
+            memory,
+            workers: workers.iter().filter(|worker| worker.pool == pool.name).collect(),
+            everybody: workers,
+            counts: Counts::of(&pool.name, workers, state),
+            need: Need::of(pool, memory, observation, config, now),
+            now,
+        })
     }
 }
 
-// === impl Scene ===
-
 impl Scene<'_> {
-    /// Workers that have not started, though nothing waited for `withdraw_after`.
+    /// Workers that have not started, though nothing needed them for `withdraw_after`.
     fn withdraw(&self) -> Option<Withdraw> {
         // A queue that is not known now may hold messages: its last emptiness proves nothing.
-        if self.need.unknown.is_some() || self.need.ready > 0 {
+        if self.need.unknown.is_some() {
             return None;
         }
-        let empty_since = self.empty_since?;
+        let (surplus, since) = match &self.pool.slo {
+            Some(slo) => {
+                let (least, since) = self.memory.surplus(&self.pool.name)?;
+                (least.min(self.surplus(slo)), since)
+            }
+            None if self.need.ready > 0 => return None,
+            None => (u32::MAX, self.memory.empty_since(&self.pool.name)?),
+        };
         // Somebody else may have launched a worker for a message that we never saw.
-        let unneeded_for = |worker: &Worker| self.now.since(empty_since.max(worker.launched));
+        let unneeded_for = |worker: &Worker| self.now.since(since.max(worker.launched));
+        let mut unneeded = self.withdrawable();
+        unneeded.retain(|worker| unneeded_for(worker) >= self.pool.withdraw_after);
+        unneeded.truncate(usize::try_from(surplus).unwrap_or(usize::MAX));
+        let newest = unneeded_for(unneeded.first()?);
+        Some(Withdraw {
+            workers: unneeded.into_iter().map(|worker| worker.name.clone()).collect(),
+            unneeded_for: newest,
+        })
+    }
+
+    /// Workers that may be taken back, newest first: those that have not started, above the minimum.
+    pub(super) fn withdrawable(&self) -> Vec<&Worker> {
         let mut unstarted: Vec<_> = self
             .workers
             .iter()
+            .copied()
             .filter(|worker| {
-                worker.serial.is_some()
-                    && worker.is_removable(self.now)
-                    && !self.state.has_given_up(worker)
-                    && unneeded_for(worker) >= self.pool.withdraw_after
+                worker.serial.is_some() && worker.is_removable(self.now) && !self.state.has_given_up(worker)
             })
             .collect();
         unstarted.sort_by_key(|worker| std::cmp::Reverse(worker.serial));
-        let surplus = self.counts.useful().saturating_sub(self.pool.min_workers);
-        unstarted.truncate(usize::try_from(surplus).unwrap_or(usize::MAX));
-        let newest = unneeded_for(unstarted.first()?);
-        Some(Withdraw {
-            workers: unstarted.into_iter().map(|worker| worker.name.clone()).collect(),
-            unneeded_for: newest,
-        })
+        let above = self.counts.useful().saturating_sub(self.pool.min_workers);
+        unstarted.truncate(usize::try_from(above).unwrap_or(usize::MAX));
+        unstarted
     }
 
     fn launch(&self) -> Result<Launch, Hold> {
@@ -291,6 +228,9 @@ impl Scene<'_> {
         if need.ready == 0 {
             return Err(self.nothing_waits());
         }
+        if let Some(slo) = &pool.slo {
+            return self.planned(slo, room);
+        }
         let gate = self.gate();
         if counts.pending >= gate {
             return Err(self.waiting_for_pending());
@@ -322,7 +262,7 @@ impl Scene<'_> {
     }
 
     /// The workers that are expected to become ready, each with its cause and what the cluster says.
-    fn pending(&self) -> impl Iterator<Item = (&Worker, PendingCause, Option<&String>)> {
+    pub(super) fn pending(&self) -> impl Iterator<Item = (&Worker, PendingCause, Option<&String>)> {
         self.workers.iter().filter(|worker| !self.state.has_given_up(worker)).filter_map(|worker| {
             match &worker.phase {
                 Phase::Pending { cause, detail, .. } => Some((*worker, *cause, detail.as_ref())),
@@ -382,12 +322,12 @@ impl Scene<'_> {
         self.pool.scale_increment.max(while_scaling)
     }
 
-    fn unseen_intents(&self) -> impl Iterator<Item = &Intent> {
+    pub(super) fn unseen_intents(&self) -> impl Iterator<Item = &Intent> {
         let seen = |intent: &&Intent| self.workers.iter().any(|worker| worker.serial == Some(intent.serial));
         self.state.intents.iter().filter(move |intent| !seen(intent))
     }
 
-    fn waiting_for_pending(&self) -> Hold {
+    pub(super) fn waiting_for_pending(&self) -> Hold {
         let pending = self.pending().map(|(worker, cause, detail)| (worker.launched, cause, detail));
         let intended = self.unseen_intents().map(|intent| (intent.stamp, PendingCause::Intended, None));
         let (since, cause, detail) = pending.chain(intended).min_by_key(|(since, ..)| *since).unwrap_or((
@@ -408,7 +348,7 @@ impl Scene<'_> {
         self.state.last_launch().map(|last| last + interval).filter(|until| self.now < *until)
     }
 
-    fn launch_of(&self, count: u32, reason: LaunchReason) -> Launch {
+    pub(super) fn launch_of(&self, count: u32, reason: LaunchReason) -> Launch {
         let taken: Vec<u32> = self
             .workers
             .iter()

@@ -52,6 +52,27 @@ pub enum LaunchReason {
         /// `force_empty_queue_interval`.
         limit: Duration,
     },
+    /// Messages wait, and nobody knows yet how long one takes (slo mode).
+    Learning {
+        /// Ready messages.
+        ready: u64,
+    },
+    /// A message, waiting or soon to arrive, would begin too late (slo mode).
+    DeadlineAtRisk {
+        /// Ready messages.
+        ready: u64,
+        /// How old the latest of them will be when it begins, with this launch.
+        age: Duration,
+        /// Its queue's `slo`.
+        slo: Duration,
+    },
+    /// Nodes that are paid for have room, and the backlog is worth a start (slo mode).
+    TopUp {
+        /// Ready messages.
+        ready: u64,
+        /// Time until the queue is drained without it.
+        drains_in: Duration,
+    },
 }
 
 /// Take back workers that have not started and that nothing needs.
@@ -144,6 +165,23 @@ pub enum Hold {
         /// Time until a new worker would be ready.
         lead: Duration,
     },
+    /// Everything begins in time with the workers that are there and coming (slo mode).
+    OnTime {
+        /// By how much the latest one begins too early.
+        slack: Duration,
+    },
+    /// A launch is needed, but does as well a little later (slo mode).
+    Batching {
+        /// When it is needed at the latest.
+        launch_by: Time,
+    },
+    /// What begins too late does so whatever is launched (slo mode).
+    NothingHelps {
+        /// How old the latest message will be when it begins.
+        age: Duration,
+        /// Its queue's `slo`.
+        slo: Duration,
+    },
 }
 
 // === impl Decision ===
@@ -197,6 +235,9 @@ impl LaunchReason {
             Self::BelowMinimum { .. } => "BelowMinimum",
             Self::DepthAbove { .. } => "DepthAbove",
             Self::MessageTooOld { .. } => "MessageTooOld",
+            Self::Learning { .. } => "Learning",
+            Self::DeadlineAtRisk { .. } => "DeadlineAtRisk",
+            Self::TopUp { .. } => "TopUp",
         }
     }
 }
@@ -215,6 +256,20 @@ impl fmt::Display for LaunchReason {
                 "{ready} messages wait, the oldest for {}, longer than {}",
                 seconds(*age),
                 seconds(*limit)
+            ),
+            Self::Learning { ready } => {
+                write!(formatter, "{ready} messages wait, how long one takes is to be learned")
+            }
+            Self::DeadlineAtRisk { ready, age, slo } => write!(
+                formatter,
+                "{ready} messages wait; with this the latest begins {} after it came, of {}",
+                seconds(*age),
+                seconds(*slo)
+            ),
+            Self::TopUp { ready, drains_in } => write!(
+                formatter,
+                "{ready} messages wait, drained in {}; nodes that are paid for have room",
+                seconds(*drains_in)
             ),
         }
     }
@@ -239,6 +294,9 @@ impl Hold {
             Self::Pacing { .. } => "Pacing",
             Self::BelowThreshold { .. } => "BelowThreshold",
             Self::WouldArriveTooLate { .. } => "WouldArriveTooLate",
+            Self::OnTime { .. } => "OnTime",
+            Self::Batching { .. } => "Batching",
+            Self::NothingHelps { .. } => "NothingHelps",
         }
     }
 }
@@ -286,6 +344,18 @@ impl fmt::Display for Hold {
                 "drained in {}, before a new worker would be ready in {}",
                 seconds(*drains_in),
                 seconds(*lead)
+            ),
+            Self::OnTime { slack } => {
+                write!(formatter, "all begins in time, with {} to spare", seconds(*slack))
+            }
+            Self::Batching { launch_by } => {
+                write!(formatter, "a launch is needed by {launch_by}, not before")
+            }
+            Self::NothingHelps { age, slo } => write!(
+                formatter,
+                "the latest begins {} after it came, of {}, whatever is launched",
+                seconds(*age),
+                seconds(*slo)
             ),
         }
     }

@@ -54,9 +54,10 @@ impl Estimates {
 
     /// Lead times, those of the ready `workers` included: they are remembered only once they have ended.
     #[must_use]
-    pub fn lead_times<'a>(&self, workers: impl Iterator<Item = &'a Worker> + Clone) -> LeadTimes {
+    pub fn lead_times(&self, workers: &[&Worker]) -> LeadTimes {
         let of = |cold: bool, remembered: &[u64], tenths: usize| {
-            let living = workers.clone().filter(|worker| worker.cold == cold).filter_map(Worker::lead_ms);
+            let living =
+                workers.iter().filter(|worker| worker.cold == cold).filter_map(|worker| worker.lead_ms());
             // The living are the younger ones: of all, the last count.
             let mut all: Vec<_> = remembered.iter().copied().chain(living).collect();
             let surplus = all.len().saturating_sub(LEAD_TIMES);

@@ -1,13 +1,17 @@
 //! What one scaler process remembers between looks.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    time::Duration,
+};
 
 use mayfly_broker::suspect_queue;
 
 use super::{
-    Age, Arrivals, Counts, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
+    Age, Arrivals, Batch, Counts, Estimates, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
     age::{QueueMemory, WATCH_GAP},
     arrivals::{self, ArrivalMemory},
+    decide::Scene,
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -21,6 +25,8 @@ pub struct Memory {
     arrivals: BTreeMap<String, ArrivalMemory>,
     /// By the queue that they are suspects of.
     suspects: BTreeMap<String, QueueMemory>,
+    /// By pool with an SLO: how many pending workers nothing needed, at least, since when.
+    surplus: BTreeMap<String, (u32, Time)>,
     /// By pool: since when all its queues are known to be empty.
     empty_since: BTreeMap<String, Time>,
 }
@@ -38,7 +44,7 @@ struct Pool<'a> {
 /// of different age.
 #[must_use]
 pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> Memory {
-    let Memory { mut queues, mut arrivals, mut suspects, mut empty_since } = memory;
+    let Memory { mut queues, mut arrivals, mut suspects, surplus, mut empty_since } = memory;
     for pool in &config.pools {
         arrivals::observe(&mut arrivals, pool, observation);
         let mut folding = Pool::of(&pool.name, observation);
@@ -59,7 +65,27 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             }
         }
     }
-    Memory { queues, arrivals, suspects, empty_since }
+    let memory = Memory { queues, arrivals, suspects, surplus, empty_since };
+    let surplus = remember_surplus(&memory, observation, config);
+    Memory { surplus, ..memory }
+}
+
+/// How many pending workers nothing needs, by pool with an SLO, and since when it was never fewer.
+fn remember_surplus(
+    memory: &Memory,
+    observation: &Observation,
+    config: &Config,
+) -> BTreeMap<String, (u32, Time)> {
+    let surplus_of = |pool: &PoolConfig| {
+        let slo = pool.slo.as_ref()?;
+        let now = observation.latest()?;
+        let state = observation.state.known()?.pool(&pool.name);
+        let scene = Scene::of(pool, &state, memory, observation, config, now).ok()?;
+        let surplus = Some(scene.surplus(slo)).filter(|surplus| *surplus > 0)?;
+        let (least, since) = memory.surplus(&pool.name).unwrap_or((surplus, now));
+        Some((pool.name.clone(), (least.min(surplus), since)))
+    };
+    config.pools.iter().filter_map(surplus_of).collect()
 }
 
 fn is_present(seen: Option<&Fact<QueueFacts>>) -> bool {
@@ -204,6 +230,47 @@ impl Memory {
     #[must_use]
     pub fn arrivals(&self, queue: &str) -> Option<Arrivals> {
         self.arrivals.get(queue).map(|memory| memory.rates)
+    }
+
+    /// What waits in the queue, the oldest first: how many messages, and how old they are in seconds; `ready`
+    /// in all. No age is beyond what is known of the oldest.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
+    pub(super) fn waiting(&self, queue: &str, ready: u64, now: Time) -> Vec<(f64, f64)> {
+        let most = self.age(queue, now).and_then(|age| age.at_most).unwrap_or(Duration::MAX);
+        let age = |batch: &Batch| now.since(batch.since).min(most).as_secs_f64();
+        match self.arrivals.get(queue).map(|memory| memory.waiting.batches()) {
+            Some(batches) if !batches.is_empty() => {
+                batches.iter().map(|batch| (batch.count, age(batch))).collect()
+            }
+            _ if ready == 0 => Vec::new(),
+            _ => vec![(ready as f64, self.age(queue, now).map_or(0.0, |age| age.estimate.as_secs_f64()))],
+        }
+    }
+
+    /// Whether something waits whose age is worth persisting from time to time.
+    #[must_use]
+    pub fn ages(&self, queue: &str) -> bool {
+        self.arrivals.get(queue).is_some_and(|memory| !memory.waiting.batches().is_empty())
+    }
+
+    /// Puts what was learned of the pool's queues into its estimates.
+    pub fn keep(&self, pool: &PoolConfig, estimates: &mut Estimates) {
+        estimates.queues.extend(self.marks(pool));
+        for queue in &pool.queues {
+            let Some(memory) = self.arrivals.get(queue) else { continue };
+            estimates.arrivals.insert(queue.clone(), memory.rates);
+            if memory.waiting.batches().is_empty() {
+                estimates.waiting.remove(queue);
+            } else {
+                estimates.waiting.insert(queue.clone(), memory.waiting.persisted());
+            }
+        }
+    }
+
+    /// How many pending workers of a pool with an SLO nothing needs, and since when.
+    pub(super) fn surplus(&self, pool: &str) -> Option<(u32, Time)> {
+        self.surplus.get(pool).copied()
     }
 
     /// Since when all queues of the pool are known to be empty.

@@ -3,24 +3,30 @@
 
 mod age;
 mod arrivals;
+mod capacity;
 mod cooldown;
 mod decide;
 mod decision;
 mod estimate;
 mod judge;
 mod memory;
+mod need;
 mod observation;
 mod pending;
+mod plan;
 mod record;
 mod share;
+mod slo;
+mod waiting;
 
 pub use age::{Age, QueueMarks};
 pub use arrivals::Arrivals;
-pub use decide::{Counts, DEPTH_STALE_AFTER, LISTING_STALE_AFTER, decide, decide_pool};
+pub use decide::{Counts, LISTING_STALE_AFTER, decide, decide_pool};
 pub use decision::{Decision, Hold, Launch, LaunchReason, Withdraw};
 pub use estimate::LeadTimes;
 pub use judge::{Judgement, Verdict, judge};
 pub use memory::{Memory, remember};
+pub use need::DEPTH_STALE_AFTER;
 pub use observation::{
     Counters, Ending, Fact, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker,
 };
@@ -29,6 +35,7 @@ pub use record::{
     Capacity, Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
 };
 pub use share::share;
+pub use waiting::Batch;
 
 #[cfg(test)]
 mod tests;

@@ -179,6 +179,16 @@ pub struct Ending {
     pub disrupted: bool,
 }
 
+// === impl Observation ===
+
+impl Observation {
+    /// When the latest part of it was seen; `None` if nothing is known.
+    pub(super) fn latest(&self) -> Option<Time> {
+        let of_queues = self.queues.values().filter_map(Fact::at);
+        of_queues.chain(self.workers.at()).chain(self.state.at()).max()
+    }
+}
+
 // === impl Fact ===
 
 impl<T> Fact<T> {
@@ -190,6 +200,14 @@ impl<T> Fact<T> {
                 Err(Unknown { why: Why::Stale, detail: "the last answer is too old".to_owned(), since: *at })
             }
             Self::Unknown(unknown) => Err(unknown.clone()),
+        }
+    }
+
+    /// When it was observed.
+    pub const fn at(&self) -> Option<Time> {
+        match self {
+            Self::Known { at, .. } => Some(*at),
+            Self::Unknown(_) => None,
         }
     }
 

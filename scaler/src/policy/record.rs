@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arrivals, QueueMarks};
+use super::{Arrivals, Batch, QueueMarks};
 use crate::time::Time;
 
 /// The version of [`StateRecord`] that this build writes and reads.
@@ -108,6 +108,9 @@ pub struct Estimates {
     /// Per queue, how fast messages arrive.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub arrivals: BTreeMap<String, Arrivals>,
+    /// Per queue with an SLO, how old what waits is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub waiting: BTreeMap<String, Vec<Batch>>,
     /// Per queue, what the age of its oldest message is counted from.
     pub queues: BTreeMap<String, QueueMarks>,
 }
@@ -166,6 +169,9 @@ impl StateRecord {
             for arrivals in pool.estimates.arrivals.values_mut() {
                 arrivals.cut_to(now);
             }
+            for batch in pool.estimates.waiting.values_mut().flatten() {
+                batch.since = batch.since.min(now);
+            }
         }
         self
     }
@@ -179,6 +185,7 @@ impl StateRecord {
             for pool in record.pools.values_mut() {
                 pool.estimates.queues.clear();
                 pool.estimates.arrivals.clear();
+                pool.estimates.waiting.clear();
             }
             record.pools.retain(|_, pool| *pool != PoolState::default());
             record

@@ -156,8 +156,8 @@ impl WorkerFiles {
             slot: Some(header.slot),
             launched: header.stamp.min(now),
             node: None,
-            // The start delay stands for a node that has to come first.
-            cold: self.delayed,
+            // A local process is a node of its own.
+            cold: true,
             phase,
         }))
     }

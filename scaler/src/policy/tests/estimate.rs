@@ -1,7 +1,5 @@
 //! What ended workers teach: service time, lead times, places on a node.
 
-use std::iter;
-
 use mayfly_service::report::{ExitReason, ExitReport};
 
 use super::{super::*, scene::*};
@@ -90,18 +88,22 @@ fn who_waited_for_a_node_teaches_another_lead_time_than_who_found_room() {
         learned = taught(learned, &[cold(100 + lead)]);
     }
     let expected = LeadTimes { warm: Some(seconds(8)), cold: Some(seconds(107)) };
-    assert_eq!(learned.lead_times(iter::empty()), expected);
+    assert_eq!(learned.lead_times(&[]), expected);
 }
 
 #[test]
 fn a_ready_worker_teaches_its_lead_time_before_it_ends() {
     // Launched 30 s ago, ready since 20 s.
     let workers = [ready(1), Worker { cold: true, launched: ago(90), ..ready(2) }, starting(3)];
-    let living = Estimates::default().lead_times(workers.iter());
+    let living = Estimates::default().lead_times(&Vec::from_iter(&workers));
     assert_eq!(living, LeadTimes { warm: Some(seconds(10)), cold: Some(seconds(70)) });
     let old = Estimates { lead_times_ms: vec![90_000; 20], ..Estimates::default() };
     let many: Vec<_> = (1..=20).map(ready).collect();
-    assert_eq!(old.lead_times(many.iter()).warm, Some(seconds(10)), "the living are the younger ones");
+    assert_eq!(
+        old.lead_times(&Vec::from_iter(&many)).warm,
+        Some(seconds(10)),
+        "the living are the younger ones"
+    );
 }
 
 #[test]

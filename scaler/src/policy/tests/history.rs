@@ -9,7 +9,7 @@ use super::{
     scene::*,
     world::{Event, World},
 };
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, PoolConfig, SloConfig, Start};
 
 fn stuck() -> impl Strategy<Value = PendingCause> {
     prop_oneof![
@@ -48,8 +48,15 @@ prop_compose! {
         max_workers in prop_oneof![1 => Just(None), 4 => (0..7_u32).prop_map(Some)],
         min_workers in 0..3_u32,
         cooldown in 1..20_u64,
+        slo in prop::option::of((2..120_u64, prop::option::of(1..5_u32), any::<bool>())),
     ) -> PoolConfig {
+        let slo = slo.map(|(target, pods_per_node, latest)| SloConfig {
+            targets: vec![seconds(target)],
+            pods_per_node,
+            start: if latest { Start::Latest } else { Start::Immediate },
+        });
         PoolConfig {
+            slo,
             target_queue_size,
             force_empty_queue_interval: seconds(force),
             launch_interval: Duration::from_millis(launch_interval),
@@ -98,6 +105,23 @@ fn a_burst_is_done_by_workers_that_come_one_at_a_time_and_go_by_themselves() {
     world.run(120_000).unwrap();
     assert_eq!((world.done, world.waiting(), world.alive()), (60, 0, 0));
     assert_eq!((world.launched, world.most), (4, 4));
+}
+
+#[test]
+fn a_burst_with_an_slo_is_learned_from_planned_and_done_and_all_workers_leave() {
+    let slo = SloConfig { targets: vec![seconds(60)], pods_per_node: None, start: Start::Immediate };
+    let pool0 = PoolConfig { slo: Some(slo), max_workers: Some(30), ..pool("p0") };
+    let mut world = World::new(config(vec![pool0, pool("p1")]));
+    world.apply(&Event::Publish(false, 10));
+    world.run(60_000).unwrap();
+    assert_eq!((world.done, world.alive()), (10, 0), "one by one, until the first has ended");
+    let learning = world.launched;
+    world.apply(&Event::Publish(false, 200));
+    world.run(120_000).unwrap();
+    assert_eq!((world.done, world.waiting(), world.alive()), (210, 0, 0));
+    // 300 s of work in 47 s less a start: about seven.
+    let planned = world.launched - learning;
+    assert!((6..=12).contains(&planned), "{planned} workers");
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn a_record_survives_being_written_down() {
             lead_times_ms: vec![1, 2, 3],
             cold_lead_times_ms: vec![4],
             pods_per_node: Some(4),
+            waiting: [("q".to_owned(), vec![Batch { since: ago(9), count: 2.5 }])].into(),
             arrivals: [("q".to_owned(), Arrivals { minute: 1.5, five_minutes: -0.25, at: ago(2) })].into(),
             queues: [("q".to_owned(), QueueMarks { quiet: Some(ago(3)), turned: None })].into(),
         },

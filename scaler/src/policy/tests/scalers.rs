@@ -87,7 +87,7 @@ impl World {
             record.pool_mut(&pool.name).intents.retain(|intent| time.since(intent.stamp) < seconds(120));
             match &decisions[&pool.name] {
                 Decision::Launch(Launch { slots, reason }) => {
-                    self.check_launch(&observation, &pool.name, &state)?;
+                    self.check_launch(&observation, &pool.name, &state, *reason)?;
                     let state = record.pool_mut(&pool.name);
                     for slot in slots {
                         let intent = Intent {
@@ -105,9 +105,7 @@ impl World {
                 Decision::Withdraw(Withdraw { workers, .. }) => unneeded.extend(workers.clone()),
                 Decision::Hold(_) => {}
             }
-            for (queue, marks) in self.scalers[turn].memory.marks(pool) {
-                record.pool_mut(&pool.name).estimates.queues.insert(queue, marks);
-            }
+            self.scalers[turn].memory.keep(pool, &mut record.pool_mut(&pool.name).estimates);
         }
         let given_up = workers
             .iter()
