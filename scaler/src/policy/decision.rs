@@ -116,6 +116,8 @@ pub enum Hold {
         occupied: u32,
         /// The quota.
         quota: u32,
+        /// The pool's own part of it, while others wish as well.
+        part: u32,
     },
     /// Nothing waits.
     Empty,
@@ -312,8 +314,11 @@ impl fmt::Display for Hold {
             Self::AtMaximum { occupied, maximum } => {
                 write!(formatter, "{occupied} of at most {maximum} workers")
             }
-            Self::QuotaReached { occupied, quota } => {
-                write!(formatter, "{occupied} workers over all pools, the quota is {quota}")
+            Self::QuotaReached { occupied, quota, part } => {
+                write!(
+                    formatter,
+                    "{occupied} workers over all pools, the quota is {quota}, this pool's part {part}"
+                )
             }
             Self::Empty => formatter.write_str("nothing waits"),
             Self::QueueMissing { queue } => write!(formatter, "queue {queue} does not exist"),

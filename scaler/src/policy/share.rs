@@ -3,8 +3,22 @@
 
 use std::collections::BTreeMap;
 
-use super::{Counts, Decision, Hold, Launch, Observation};
-use crate::config::{Config, PoolConfig};
+use super::{Counts, Decision, Hold, Launch, LaunchReason, Observation};
+use crate::{
+    config::{Config, PoolConfig},
+    time::Time,
+};
+
+/// What decides who gets the next place.
+struct Claim {
+    is_below_its_part: bool,
+    /// How late it is, measured by its promise.
+    lateness: f64,
+    held: u64,
+    weight: u64,
+    /// When it launched last.
+    served: Option<Time>,
+}
 
 /// Trims launches to the quota. Everything else passes unchanged.
 #[must_use]
@@ -34,30 +48,79 @@ pub fn share(
         .map(|pool| Counts::of(pool, workers, &record.pool(pool)).occupied());
     let occupied = occupied_by.values().copied().chain(strangers).sum::<u32>();
     let mut free = quota.saturating_sub(occupied);
+    let weights: u64 = config
+        .pools
+        .iter()
+        .filter(|pool| wish(&decisions, &pool.name) > 0)
+        .map(|pool| u64::from(pool.weight))
+        .sum();
     let mut granted: BTreeMap<&str, u32> = BTreeMap::new();
     while free > 0 {
         let wishing = config
             .pools
             .iter()
             .filter(|pool| wish(&decisions, &pool.name) > granted.get(&*pool.name).copied().unwrap_or(0));
-        let held =
-            |pool: &PoolConfig| occupied_by[&*pool.name] + granted.get(&*pool.name).copied().unwrap_or(0);
-        // The least of held ÷ weight first, in integers: whoever is below its fair part (quota · weight ÷ all
-        // weights) is before everybody who is not.
-        let fill = |one: &PoolConfig, other: &PoolConfig| u64::from(held(one)) * u64::from(other.weight);
-        let Some(next) = wishing.min_by(|a, b| fill(a, b).cmp(&fill(b, a))) else { break };
+        let claim = |pool: &PoolConfig| {
+            let held = occupied_by[&*pool.name] + granted.get(&*pool.name).copied().unwrap_or(0);
+            Claim {
+                is_below_its_part: u64::from(held) * weights < u64::from(quota) * u64::from(pool.weight),
+                lateness: decisions.get(&pool.name).map_or(0.0, lateness),
+                held: u64::from(held),
+                weight: u64::from(pool.weight),
+                served: record.pool(&pool.name).last_launch(),
+            }
+        };
+        // Of equals the one that stands first in the file.
+        let next = wishing
+            .map(|pool| (claim(pool), pool))
+            .reduce(|first, other| if other.0.goes_before(&first.0) { other } else { first });
+        let Some((_, next)) = next else { break };
         *granted.entry(&next.name).or_default() += 1;
         free -= 1;
     }
+    let granted: BTreeMap<String, u32> =
+        granted.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
     for (name, decision) in &mut decisions {
         if let Decision::Launch(Launch { slots, .. }) = decision {
-            slots.truncate(usize::try_from(granted.get(&**name).copied().unwrap_or(0)).unwrap_or(0));
+            slots.truncate(usize::try_from(granted.get(name).copied().unwrap_or(0)).unwrap_or(0));
             if slots.is_empty() {
-                *decision = Decision::Hold(Hold::QuotaReached { occupied, quota });
+                let weight = config.pool(name).map_or(0, |pool| u64::from(pool.weight));
+                let part = (u64::from(quota) * weight).checked_div(weights).unwrap_or(0);
+                let part = u32::try_from(part).unwrap_or(quota);
+                *decision = Decision::Hold(Hold::QuotaReached { occupied, quota, part });
             }
         }
     }
     decisions
+}
+
+/// How old the latest message of a pool is or will be, measured by its limit, as far as its wish tells.
+fn lateness(decision: &Decision) -> f64 {
+    let Decision::Launch(launch) = decision else { return 0.0 };
+    match launch.reason {
+        LaunchReason::DeadlineAtRisk { age, slo: limit, .. }
+        | LaunchReason::MessageTooOld { age, limit, .. } => {
+            age.as_secs_f64() / limit.as_secs_f64().max(f64::MIN_POSITIVE)
+        }
+        _ => 0.0,
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// Whether its pool gets a place before the other's: whoever is below its fair part (quota · weight ÷ all
+    /// weights) before everybody who is not; then the later one, the emptier one for its weight, and the one
+    /// that was served longer ago.
+    fn goes_before(&self, other: &Self) -> bool {
+        other
+            .is_below_its_part
+            .cmp(&self.is_below_its_part)
+            .then(other.lateness.total_cmp(&self.lateness))
+            .then((self.held * other.weight).cmp(&(other.held * self.weight)))
+            .then(self.served.cmp(&other.served))
+            .is_lt()
+    }
 }
 
 fn wish(decisions: &BTreeMap<String, Decision>, pool: &str) -> u32 {

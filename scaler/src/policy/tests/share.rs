@@ -75,12 +75,43 @@ fn the_quota_is_divided_by_need_and_weight() {
     }
 }
 
+fn late(by: u64) -> LaunchReason {
+    LaunchReason::DeadlineAtRisk { ready: 3, age: seconds(by), slo: seconds(100) }
+}
+
+#[test]
+fn among_equals_the_later_one_is_served_first_then_who_waits_longer() {
+    let grants = |reasons: [LaunchReason; 3], launched: [Option<u64>; 3]| {
+        let (config, mut observation, mut decisions) = parties(Some(3), &[(1, 0, 3), (1, 0, 3), (1, 0, 3)]);
+        let config = Config { quota: Some(1), ..config };
+        let Fact::Known { value: record, .. } = &mut observation.state else { unreachable!() };
+        for (index, (reason, launched)) in reasons.into_iter().zip(launched).enumerate() {
+            let name = format!("p{index}");
+            record.pool_mut(&name).last_settled_launch = launched.map(ago);
+            if let Some(Decision::Launch(launch)) = decisions.get_mut(&name) {
+                launch.reason = reason;
+            }
+        }
+        share(decisions, &observation, &config).values().map(granted).collect::<Vec<_>>()
+    };
+    let too_old = LaunchReason::MessageTooOld { ready: 3, age: seconds(61), limit: seconds(60) };
+    assert_eq!(grants([late(50), late(120), too_old], [None; 3]), [0, 1, 0]);
+    assert_eq!(
+        grants([late(50), late(101), too_old], [None; 3]),
+        [0, 0, 1],
+        "61 of 60 is more than 101 of 100"
+    );
+    assert_eq!(grants([DEPTH; 3], [None; 3]), [1, 0, 0], "as in the file");
+    assert_eq!(grants([DEPTH; 3], [Some(5), Some(7), Some(6)]), [0, 1, 0]);
+    assert_eq!(grants([DEPTH; 3], [Some(5), Some(7), None]), [0, 0, 1], "never served");
+}
+
 #[test]
 fn who_gets_nothing_is_told_why_and_who_gets_less_keeps_its_lowest_slots() {
     let (config, observation, decisions) = parties(Some(3), &[(1, 0, 3), (1, 2, 1)]);
     let shared = share(decisions, &observation, &config);
     assert_eq!(shared["p0"], launches([0], DEPTH));
-    assert_eq!(shared["p1"], Decision::Hold(Hold::QuotaReached { occupied: 2, quota: 3 }));
+    assert_eq!(shared["p1"], Decision::Hold(Hold::QuotaReached { occupied: 2, quota: 3, part: 1 }));
 }
 
 #[test]
@@ -108,8 +139,15 @@ proptest! {
     fn the_quota_holds_is_used_up_and_is_fair(
         quota in 0..40_u32,
         of in prop::collection::vec((1..5_u32, 0..12_u32, 0..12_u32), 1..6),
+        lateness in prop::collection::vec(prop::option::of(0..400_u64), 6),
     ) {
-        let grants = grants(quota, &of);
+        let (config, observation, mut decisions) = parties(Some(quota), &of);
+        for (decision, lateness) in decisions.values_mut().zip(lateness) {
+            if let (Decision::Launch(launch), Some(by)) = (decision, lateness) {
+                launch.reason = late(by);
+            }
+        }
+        let grants: Vec<_> = share(decisions, &observation, &config).values().map(granted).collect();
         let held: u32 = of.iter().map(|(_, held, _)| held).sum();
         let wished: u32 = of.iter().map(|(.., wished)| wished).sum();
         let given: u32 = grants.iter().sum();
