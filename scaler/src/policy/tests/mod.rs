@@ -3,6 +3,8 @@
 mod age;
 mod arrivals;
 mod decide;
+mod differential;
+mod earlier_loop;
 mod earlier_system;
 mod estimate;
 mod history;
