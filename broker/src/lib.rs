@@ -4,6 +4,7 @@
 //! owner drops it and opens a fresh one.
 
 mod connection;
+mod dead_letters;
 mod depth;
 mod error;
 mod headers;
@@ -14,6 +15,7 @@ mod topology;
 mod url;
 
 pub use connection::{CALL_LIMIT, Channel, Connection};
+pub use dead_letters::DeadLetters;
 pub use depth::{Depth, QueueState};
 pub use error::{Cause, Error, Result, TlsAdvice};
 pub use intake::{Intake, IntakeOptions, Taken};

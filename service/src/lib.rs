@@ -9,6 +9,7 @@ pub mod crash;
 pub mod deadline;
 pub mod exit;
 pub mod log;
+pub mod metrics;
 pub mod report;
 pub mod shutdown;
 pub mod tls;

@@ -7,6 +7,7 @@ mod notes;
 mod outage;
 mod refusal;
 mod retry;
+mod sight;
 mod start;
 mod starved;
 mod stop;

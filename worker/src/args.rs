@@ -147,7 +147,7 @@ pub(crate) struct WorkArgs {
     /// surplus workers find nothing and end.
     #[arg(long, env = "MAYFLY_NO_PACKING", value_parser = FalseyValueParser::new())]
     pub(crate) no_packing: bool,
-    /// Serve /live and /ready here.
+    /// Serve /live, /ready and /metrics here.
     #[arg(long, env = "MAYFLY_ADMIN_LISTEN", value_name = "ADDRESS")]
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Write the exit report to this file. Default: /dev/termination-log where it exists.

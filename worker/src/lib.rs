@@ -48,6 +48,7 @@ mod install;
 pub mod ledger;
 mod lifecycle;
 mod memory;
+mod metrics;
 mod options;
 mod prefetch;
 mod probe;
@@ -59,6 +60,7 @@ mod start;
 mod status;
 mod suspect;
 mod tally;
+mod warnings;
 mod work;
 
 pub use args::Cli;

@@ -143,6 +143,11 @@ impl Options {
         })
     }
 
+    /// Whether no other worker of the pool is likely to be there, or it belongs to none.
+    pub(crate) const fn is_first(&self) -> bool {
+        matches!(self.priority, 0 | PRIORITY_BY_HAND)
+    }
+
     pub(crate) fn rules(&self, jitter: f64) -> Rules {
         Rules {
             concurrency: self.concurrency.get().into(),

@@ -6,13 +6,12 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
 use clap::{CommandFactory, Parser};
 use mayfly_broker::BrokerArgs;
 use mayfly_service::{
     ExitCode, Shutdown,
     admin::{AdminServer, Readiness},
-    chain, contract,
+    chain, contract, metrics,
     report::{ExitReason, ExitReport},
 };
 use tokio::time::Instant;
@@ -186,8 +185,9 @@ async fn serve<H: Handler>(
         Err(error) => return refusal(&chain(&error)),
     };
     let stop = CancellationToken::new();
+    let routes = metrics::routes(announcer.metrics().registry(args.launch.pool.as_deref()));
     let serving = async {
-        if let Err(error) = server.serve(announcer.readiness(), Router::new(), stop.clone()).await {
+        if let Err(error) = server.serve(announcer.readiness(), routes, stop.clone()).await {
             tracing::warn!(%error, "admin server ended");
         }
     };

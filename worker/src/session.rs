@@ -88,12 +88,15 @@ struct Held {
     id: String,
     /// While it is not in work.
     message: Option<Message>,
+    delivered: Instant,
 }
 
 /// How long killed handlers may take to be gone before their tasks are dropped.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How often memory is looked at where it is limited.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often is looked whether a message is held for long.
+const AGE_INTERVAL: Duration = Duration::from_mins(1);
 
 // === impl Session ===
 
@@ -136,6 +139,7 @@ impl<'a, H: Handler> Session<'a, H> {
     pub(crate) async fn run(mut self, shutdown: &Shutdown) -> Ended {
         let mut is_stopping = false;
         let mut memory_looks = self.common.max_memory.map(|_| tokio::time::interval(MEMORY_INTERVAL));
+        let mut age_looks = Some(tokio::time::interval(AGE_INTERVAL));
         loop {
             let wake_at = self.lifecycle.wake_at().map(|at| self.common.epoch + at);
             let event = tokio::select! {
@@ -149,6 +153,7 @@ impl<'a, H: Handler> Session<'a, H> {
                 taken = next(self.intake.as_mut()) => self.taken(taken),
                 () = sleep_until(wake_at) => Event::Tick,
                 () = tick(memory_looks.as_mut()) => self.look_at_memory(),
+                () = tick(age_looks.as_mut()) => self.look_at_age(),
             };
             self.act(event, shutdown).await;
             if let Some(end) = self.ended {
@@ -172,13 +177,22 @@ impl<'a, H: Handler> Session<'a, H> {
         Event::Tick
     }
 
+    /// The oldest one comes first.
+    fn look_at_age(&self) -> Event {
+        if let Some((_, held)) = self.held.first_key_value() {
+            self.common.announcer.held_for(held.delivered.elapsed());
+        }
+        Event::Tick
+    }
+
     fn taken(&mut self, taken: Result<Taken, Error>) -> Event {
         match taken {
             Ok(Taken::Message(message)) => {
                 let tag = message.tag;
                 let id = message.id().unwrap_or_default().to_owned();
                 let alone = !self.link.has_suspects && message.came_back();
-                self.held.insert(tag, Held { id, message: Some(message) });
+                self.common.announcer.metrics().delivered(&message, self.held.len() + 1);
+                self.held.insert(tag, Held { id, message: Some(message), delivered: Instant::now() });
                 Event::Delivered { tag, alone }
             }
             Ok(Taken::Drained) => Event::Drained,
@@ -192,6 +206,7 @@ impl<'a, H: Handler> Session<'a, H> {
                 if detail.is_some() {
                     self.detail = detail;
                 }
+                self.common.announcer.metrics().handled(busy);
                 let tag = message.tag;
                 let told_apart = message.id().map_or_else(|| hash(tag), hash);
                 if matches!(verdict, Verdict::Held(_) | Verdict::Interrupted | Verdict::Unfit(_))
@@ -268,6 +283,7 @@ impl<'a, H: Handler> Session<'a, H> {
 
     fn start(&mut self, tag: u64) {
         if let Some(message) = self.held.get_mut(&tag).and_then(|held| held.message.take()) {
+            self.common.announcer.metrics().began(&message, self.course == Course::Suspects);
             let attendant = Arc::clone(self.common.attendant);
             let site = Site {
                 course: self.course,
@@ -290,6 +306,7 @@ impl<'a, H: Handler> Session<'a, H> {
     /// One line per message, and only after what it says was sent: tests and the demo compare these ids.
     fn settled(&mut self, tag: u64, settled: Settled) {
         if let Some(held) = self.held.remove(&tag) {
+            self.common.announcer.metrics().settled(settled, self.held.len());
             tracing::debug!(
                 target: "mayfly_worker::message",
                 id = held.id,

@@ -15,12 +15,16 @@ use mayfly_service::{
 };
 use tokio::time::MissedTickBehavior;
 
+use crate::metrics::Metrics;
+
 /// Tells readiness and draining, once each.
 #[derive(Debug, Default)]
 pub(crate) struct Announcer {
     file: Option<StatusFile>,
     readiness: Readiness,
     draining: AtomicBool,
+    told_long: AtomicBool,
+    metrics: Metrics,
 }
 
 /// The file to which a worker of the process launcher appends its status.
@@ -32,6 +36,20 @@ pub(crate) struct StatusFile {
 
 /// How often the start marker is looked for during the start delay.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What RabbitMQ gives a consumer for a message unless told otherwise (`consumer_timeout`).
+pub(crate) const CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
+/// From here on somebody should know.
+const LONG: Duration = Duration::from_mins(25);
+
+/// The warning about work that the broker does not wait for, which begins with `cause`.
+pub(crate) fn long_work(cause: &str) -> String {
+    format!(
+        "{cause}, and the broker takes a message back after 30 minutes unless it is told otherwise, to give it to \
+         another worker: set a longer time (queue argument x-consumer-timeout, policy consumer-timeout, or \
+         consumer_timeout in rabbitmq.conf)"
+    )
+}
 
 // === impl StatusFile ===
 
@@ -91,11 +109,25 @@ impl StatusFile {
 
 impl Announcer {
     pub(crate) fn new(file: Option<StatusFile>, readiness: Readiness) -> Self {
-        Self { file, readiness, draining: AtomicBool::new(false) }
+        Self { file, readiness, ..Self::default() }
     }
 
-    /// The consumer is registered.
+    /// The worker's figures, for whoever scrapes them.
+    pub(crate) const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The oldest message in flight was delivered this long ago: warns once, before the broker's own time for it
+    /// is over.
+    pub(crate) fn held_for(&self, age: Duration) {
+        if age >= LONG && !self.told_long.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{}", long_work("a message has been in flight for 25 minutes"));
+        }
+    }
+
+    /// The consumer is registered, for the first time or anew.
     pub(crate) fn ready(&self) {
+        self.metrics.connected();
         if !self.readiness.is_set() {
             self.readiness.set();
             if let Some(file) = &self.file {

@@ -15,7 +15,7 @@ use mayfly_service::{
     deadline,
     report::{ExitReason, ExitReport},
 };
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     attend::Attendant,
@@ -29,6 +29,7 @@ use crate::{
     start::{Link, StartError},
     status::Announcer,
     suspect::Course,
+    warnings,
 };
 
 /// Until when a connection is tried for, and what it means when there is none by then.
@@ -83,6 +84,7 @@ pub(crate) async fn work_announced<H: Handler>(
     let jitter = jitter();
     let mut carry = options.carry(jitter);
     let mut startup = None;
+    let mut background = JoinSet::new();
     if let Err((reason, detail)) = prepare(&attendant.handler, options, epoch, shutdown).await {
         return report(reason, detail.as_deref(), &carry.tally);
     }
@@ -101,9 +103,13 @@ pub(crate) async fn work_announced<H: Handler>(
                 Err(no_link) => break no_link,
             };
         announcer.ready();
-        startup.get_or_insert_with(|| epoch.elapsed());
         tracing::info!(queue = options.queue, "ready");
         crash_point("after-ready");
+        if startup.is_none() {
+            startup = Some(epoch.elapsed());
+            warnings::at_start(options);
+            warnings::ask(options, &next.0.connection, &mut background).await;
+        }
         let opened = Instant::now();
         let mut course = Course::Queue;
         let lost = loop {
@@ -136,6 +142,7 @@ pub(crate) async fn work_announced<H: Handler>(
             window = Window { ends, was_ready: true, cause: lost };
         }
     };
+    background.shutdown().await;
     attendant.handler.finish().await;
     attendant.forwarder.close().await;
     let mut report = report(reason, detail.as_deref(), &carry.tally);

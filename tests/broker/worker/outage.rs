@@ -20,6 +20,9 @@ on_each_release!(
     a_network_that_hangs_ends_its_handlers_before_the_next_connection,
     a_broker_that_stays_away_is_given_up_and_its_messages_go_to_others,
     a_broker_that_blocks_publishers_holds_up_only_what_is_to_be_retried,
+    a_full_disk_holds_up_what_is_to_be_retried_until_there_is_room,
+    a_message_that_takes_longer_than_the_broker_waits_is_handled_alone_from_then_on,
+    connections_that_an_administrator_closes_are_made_anew,
     a_queue_that_was_deleted_is_worked_on_when_it_is_back,
     the_probe_says_not_ready_until_it_is_and_ready_from_then_on,
 );
@@ -227,6 +230,82 @@ async fn a_broker_that_blocks_publishers_holds_up_only_what_is_to_be_retried(bed
     let retried = client.take_all("q.retry.5s", 2, LIMIT).await?;
     ids::assert_same("failing", &failing, "retried", &retried)?;
     crew.nothing_is_left(&["q", "q.retry.5s"]).await?;
+    client.close().await
+}
+
+/// A disk alarm is what a memory alarm is: the worker lives through it with its message, and ends only then.
+async fn a_full_disk_holds_up_what_is_to_be_retried_until_there_is_room(bed: &Bed) -> Result<()> {
+    let node = bed.own_node().await?;
+    let crew = Crew::at(bed, node.broker().clone());
+    let client = node.broker().client().await?;
+    declare(&client, "q", Kind::Quorum).await?;
+    let failing = client.publish("q", 3).await?;
+    node.broker().ctl(&["set_disk_free_limit", "1000000GB"]).await?;
+    let mut worker = crew.exec("worker", "q", &["--max-idle", "1s"], "exit 75")?;
+    until("the broker blocks the worker's publishing connection", LIMIT, async || {
+        let connections = node.broker().connections().await?;
+        let name = format!("mayfly-worker {} (publishing)", bed.queue);
+        Ok(connections.iter().any(|it| it.name == name && it.state == "blocked"))
+    })
+    .await?;
+    ensure!(worker.process.ended()?.is_none(), "{}", worker.process.log_tail());
+    node.broker().ctl(&["set_disk_free_limit", "50MB"]).await?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!((report.done, report.retried, report.given_back) == (0, 3, 0), "{report:?}");
+    ids::assert_same("failing", &failing, "retried", &client.take_all("q.retry.5s", 3, LIMIT).await?)?;
+    crew.nothing_is_left(&["q", "q.retry.5s"]).await?;
+    client.close().await
+}
+
+/// The broker closes the channel over it. The handler has ended before anybody gets the message again.
+async fn a_message_that_takes_longer_than_the_broker_waits_is_handled_alone_from_then_on(
+    bed: &Bed,
+) -> Result<()> {
+    let node = bed.own_node().await?;
+    let crew = Crew::at(bed, node.broker().clone());
+    let feeder = bed.program("mayfly-publisher")?.env("MAYFLY_BROKER_URL", node.broker().url());
+    feeder.args(["declare", "q"]).run("declare", LIMIT).await?.exits_with(exit::OK, LIMIT).await?;
+    let short = "application:set_env(rabbit, consumer_timeout, 3000), \
+                 application:set_env(rabbit, channel_tick_interval, 1000).";
+    node.broker().ctl(&["eval", short]).await?;
+    let client = node.broker().client().await?;
+    let published = client.publish("q", 2).await?;
+    // At the first time it takes for ever.
+    let script = format!(
+        r#"exec 9>>"$DIR/lock"; flock -n 9 || echo "$MAYFLY_MESSAGE_ID" >>"$DIR/overlaps"
+        {NOTE_BEGUN}; [ "$MAYFLY_REDELIVERED" = 1 ] || [ -e "$DIR/slow" ] || {{ : >"$DIR/slow"; sleep 1h; }}; {NOTE_DONE}"#
+    );
+    let mut worker = crew.exec("worker", "q", &["--max-idle", "2s"], &script)?;
+    let report = worker.ends_with(exit::OK).await?;
+    let log = worker.process.log()?;
+    ensure!(log.contains("connection lost") && log.contains("imeout"), "{log}");
+    ensure!(report.done == 2, "{report:?}");
+    let done = crew.notes("done")?;
+    ids::assert_same("published", &published, "done", &done.ids())?;
+    ensure!(done.0.len() == 2 && !bed.directory().join("overlaps").exists(), "{done:?}");
+    crew.nothing_is_left(&["q", "q.suspect", "q.dead"]).await?;
+    client.close().await
+}
+
+async fn connections_that_an_administrator_closes_are_made_anew(bed: &Bed) -> Result<()> {
+    let node = bed.own_node().await?;
+    let crew = Crew::at(bed, node.broker().clone());
+    let client = node.broker().client().await?;
+    declare(&client, "q", Kind::Classic).await?;
+    client.close().await?;
+    let mut worker = crew.exec("worker", "q", &["--max-idle", "5m"], NOTE_DONE)?;
+    worker.is("ready").await?;
+    node.broker().ctl(&["close_all_connections", "for a test"]).await?;
+    let noticed = async || Ok(times_ready(&worker)? == 2);
+    until("it is ready again", LIMIT, noticed).await?;
+    ensure!(worker.process.log()?.contains("for a test"), "{}", worker.process.log_tail());
+    let client = node.broker().client().await?;
+    let published = client.publish("q", 5).await?;
+    until("all are acked", LIMIT, async || Ok(worker.process.done_ids()? == published)).await?;
+    worker.process.signal(Signal::TERM)?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!(report.done == 5 && report.reason == ExitReason::AskedToStop, "{report:?}");
+    crew.nothing_is_left(&["q"]).await?;
     client.close().await
 }
 
