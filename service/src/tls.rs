@@ -113,8 +113,12 @@ pub fn roots(ca: Option<&Path>) -> Result<RootCertStore, BadTls> {
     for error in &system.errors {
         tracing::warn!(%error, "a trusted certificate of the system cannot be used");
     }
+    roots_beside(system.certs, ca)
+}
+
+fn roots_beside(system: Vec<CertificateDer<'static>>, ca: Option<&Path>) -> Result<RootCertStore, BadTls> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(system.certs);
+    roots.add_parsable_certificates(system);
     if roots.is_empty() {
         tracing::debug!("the system has no trusted certificates: those of the public web are used");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -298,6 +302,16 @@ mod tests {
         let without = roots(None).unwrap().len();
         assert!(without > 50, "{without} trusted authorities");
         assert_eq!(roots(Some(ca.path())).unwrap().len(), without + 1);
+    }
+
+    #[test]
+    fn where_the_system_trusts_nobody_the_public_web_is_trusted_and_only_there() {
+        let certificate = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert;
+        assert!(roots_beside(Vec::new(), None).unwrap().len() > 50);
+        assert_eq!(roots_beside(vec![certificate.der().clone()], None).unwrap().len(), 1);
+        let ca = file(&certificate.pem());
+        let web = roots_beside(Vec::new(), None).unwrap().len();
+        assert_eq!(roots_beside(Vec::new(), Some(ca.path())).unwrap().len(), web + 1);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     lifecycle::{Ack, Carry, Command, End, Event, Lifecycle, Rules, Verdict, Waiting},
     memory,
     start::Link,
-    status::Announcer,
+    status::{Announcer, long_work},
     suspect::Course,
     tally::Settled,
 };
@@ -179,8 +179,9 @@ impl<'a, H: Handler> Session<'a, H> {
 
     /// The oldest one comes first.
     fn look_at_age(&self) -> Event {
-        if let Some((_, held)) = self.held.first_key_value() {
-            self.common.announcer.held_for(held.delivered.elapsed());
+        let oldest = self.held.first_key_value().map(|(_, held)| held.delivered.elapsed());
+        if oldest.is_some_and(|age| self.common.announcer.is_long(age)) {
+            tracing::warn!("{}", long_work("a message has been in flight for 25 minutes"));
         }
         Event::Tick
     }

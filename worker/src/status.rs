@@ -117,12 +117,10 @@ impl Announcer {
         &self.metrics
     }
 
-    /// The oldest message in flight was delivered this long ago: warns once, before the broker's own time for it
-    /// is over.
-    pub(crate) fn held_for(&self, age: Duration) {
-        if age >= LONG && !self.told_long.swap(true, Ordering::Relaxed) {
-            tracing::warn!("{}", long_work("a message has been in flight for 25 minutes"));
-        }
+    /// The oldest message in flight was delivered this long ago: whether that is to be told, once, before the
+    /// broker's own time for it is over.
+    pub(crate) fn is_long(&self, age: Duration) -> bool {
+        age >= LONG && !self.told_long.swap(true, Ordering::Relaxed)
     }
 
     /// The consumer is registered, for the first time or anew.
@@ -166,6 +164,15 @@ mod tests {
     }
 
     const DELAY: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn work_that_the_broker_may_not_wait_for_is_told_once_and_in_time() {
+        let announcer = Announcer::default();
+        assert!(!announcer.is_long(Duration::from_mins(24)));
+        assert!(announcer.is_long(Duration::from_mins(25)));
+        assert!(!announcer.is_long(Duration::from_mins(26)));
+        assert!(LONG < CONSUMER_TIMEOUT);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_comes_second_to_the_start_marker_does_not_start() {
