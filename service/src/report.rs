@@ -106,6 +106,12 @@ pub struct ExitReport {
     pub messages: u64,
     /// Messages whose handler succeeded and whose ack is certain.
     pub done: u64,
+    /// Messages that the ledger knew as done, acknowledged without running.
+    #[serde(default)]
+    pub known: u64,
+    /// Messages that ran without the ledger because it did not answer.
+    #[serde(default)]
+    pub unrecorded: u64,
     /// Messages put into a retry queue.
     pub retried: u64,
     /// Messages dead-lettered.
@@ -159,6 +165,8 @@ impl ExitReport {
             detail: None,
             messages: 0,
             done: 0,
+            known: 0,
+            unrecorded: 0,
             retried: 0,
             dead_lettered: 0,
             given_back: 0,
@@ -255,6 +263,8 @@ mod tests {
         let report = ExitReport {
             messages: u64::MAX,
             done: u64::MAX,
+            known: u64::MAX,
+            unrecorded: u64::MAX,
             retried: u64::MAX,
             dead_lettered: u64::MAX,
             given_back: u64::MAX,

@@ -3,6 +3,7 @@
 
 mod death;
 mod idle;
+mod ledger;
 mod notes;
 mod outage;
 mod refusal;
@@ -93,12 +94,22 @@ impl<'a> Crew<'a> {
 
     /// A program whose processes count as ours. Its status file exists already, as the launcher makes it.
     fn program(&self, name: &str, arguments: &[&str]) -> Result<(Program, PathBuf, PathBuf)> {
+        self.other_program("mayfly-worker", name, arguments)
+    }
+
+    /// The same for a worker with a handler of its own.
+    fn other_program(
+        &self,
+        program: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<(Program, PathBuf, PathBuf)> {
         let file = |kind: &str| self.bed.directory().join(format!("{name}.{kind}"));
         let (status, termination_log) = (file("status"), file("termination-log"));
         fs::File::create_new(&status)?;
         let program = self
             .bed
-            .program("mayfly-worker")?
+            .program(program)?
             .args(arguments)
             .env("MAYFLY_BROKER_URL", &self.url)
             .env("MAYFLY_TERMINATION_LOG", &termination_log)
@@ -117,7 +128,18 @@ impl<'a> Crew<'a> {
 
     /// Starts a worker with any arguments and further variables.
     fn start_with(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Worker> {
-        let (mut program, status, termination_log) = self.program(name, arguments)?;
+        self.start_program("mayfly-worker", name, arguments, environment)
+    }
+
+    /// The same for a worker with a handler of its own.
+    fn start_program(
+        &self,
+        program: &str,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Worker> {
+        let (mut program, status, termination_log) = self.other_program(program, name, arguments)?;
         for (variable, value) in environment {
             program = program.env(variable, value);
         }

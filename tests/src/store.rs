@@ -82,6 +82,12 @@ impl Store {
         }
     }
 
+    /// The port at which it listens on 127.0.0.1.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> String {

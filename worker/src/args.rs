@@ -14,6 +14,8 @@ use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
 use mayfly_broker::BrokerArgs;
 use mayfly_service::{contract, log::LogArgs};
 
+use crate::ledger::LedgerArgs;
+
 pub(crate) use self::handlers::{ExecArgs, HttpArgs, NoopArgs, SleepArgs, StdioArgs};
 
 /// Takes messages from a queue, works on them, acknowledges each only after it is done, and ends by itself
@@ -27,6 +29,20 @@ pub struct Cli {
     pub(crate) broker: BrokerArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Takes messages from a queue and works on them.
+#[derive(Debug, Parser)]
+#[command(name = "worker")]
+pub(crate) struct OwnCli {
+    #[command(flatten, next_help_heading = "Logging")]
+    pub(crate) log: LogArgs,
+    #[command(flatten, next_help_heading = "Broker")]
+    pub(crate) broker: BrokerArgs,
+    #[command(flatten, next_help_heading = None::<&'static str>)]
+    pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) tries: TryArgs,
 }
 
 /// The environment variable of `--termination-log`, which counts also when the command line is refused.
@@ -155,7 +171,9 @@ pub(crate) struct WorkArgs {
     pub(crate) termination_log: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) recycle: RecycleArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Ledger")]
+    pub(crate) ledger: LedgerArgs,
+    #[command(flatten, next_help_heading = None::<&'static str>)]
     pub(crate) launch: LaunchArgs,
 }
 

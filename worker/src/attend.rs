@@ -1,5 +1,7 @@
 //! One message from its start to a verdict: set aside, or handled and then forwarded where it failed.
 
+mod custody;
+
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -9,9 +11,15 @@ use mayfly_broker::Message;
 use mayfly_service::{chain, crash::crash_point, report::ExitReason};
 use tokio::time::Instant;
 
+use self::custody::Hold;
 use crate::{
+    brake::Cause,
     forward::Forwarder,
     handler::{CannotStart, Context, Handler, Interrupt, Outcome},
+    ledger::{
+        custody::{Asked, Custody},
+        transaction::Offer,
+    },
     lifecycle::Verdict,
     route::{Forward, Place, Route, Routes},
     suspect::Course,
@@ -27,6 +35,8 @@ pub(crate) struct Attendant<H> {
     pub(crate) forwarder: Forwarder,
     /// Message after message fails.
     pub(crate) is_braked: AtomicBool,
+    /// The ledger, if there is one.
+    pub(crate) custody: Option<Custody>,
 }
 
 /// Under which circumstances one channel's messages are worked on.
@@ -36,6 +46,8 @@ pub(crate) struct Site {
     /// There is a suspect queue.
     pub(crate) has_suspects: bool,
     pub(crate) interrupt: Interrupt,
+    /// The same for what the ledger will not remember: asked also when the connection is lost.
+    pub(crate) unclaimed: Interrupt,
 }
 
 /// How it ended.
@@ -58,7 +70,6 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 impl<H: Handler> Attendant<H> {
     pub(crate) async fn attend(&self, mut message: Message, site: Site) -> Attended {
-        let Site { interrupt, .. } = &site;
         let mut busy = Duration::ZERO;
         let settled = if let Some(forward) = self.routes.before(&message, self.place(&site)) {
             tracing::info!(
@@ -67,17 +78,31 @@ impl<H: Handler> Attendant<H> {
                 reason = forward.reason,
                 "message set aside"
             );
-            self.forward(forward, interrupt).await
+            self.forward(forward, &site.unclaimed).await
         } else {
-            let begun = Instant::now();
-            // Its way through the suspect queue took the mark off, but it may have been begun before.
-            let redelivered = message.redelivered;
-            message.redelivered |= site.course == Course::Suspects;
-            let outcome = self.handled(&message, interrupt).await;
-            message.redelivered = redelivered;
-            busy = begun.elapsed();
-            crash_point("after-handler");
-            self.settle(&message, outcome, &site).await
+            match self.ask(&message, &site).await {
+                Asked::Run(hand) => {
+                    // Its way through the suspect queue took the mark off, but it may have been begun before.
+                    let redelivered = message.redelivered;
+                    message.redelivered |= site.course == Course::Suspects;
+                    let begun = Instant::now();
+                    let outcome = match &hand {
+                        Some(hand) => self.handled_in_hand(&message, hand, &site.interrupt).await,
+                        None => (self.handled(&message, &site.unclaimed, self.offer(None)).await, Hold::Kept),
+                    };
+                    busy = begun.elapsed();
+                    message.redelivered = redelivered;
+                    crash_point("after-handler");
+                    match &hand {
+                        Some(hand) => self.settle_in_hand(&message, hand, outcome, &site).await,
+                        None => self.settle(&message, outcome.0, &site).await,
+                    }
+                }
+                Asked::Known => Ok(Verdict::Known),
+                Asked::Elsewhere => self.defer(&message, &site).await,
+                Asked::Down => Ok(Verdict::Held(Cause::Ledger)),
+                Asked::Interrupted => Ok(Verdict::Interrupted),
+            }
         };
         let (verdict, detail) = match settled {
             Ok(verdict) => (verdict, None),
@@ -102,7 +127,7 @@ impl<H: Handler> Attendant<H> {
                     reason = forward.reason,
                     "message failed"
                 );
-                self.forward(forward, &site.interrupt).await
+                self.forward(forward, &site.unclaimed).await
             }
         }
     }
@@ -130,14 +155,19 @@ impl<H: Handler> Attendant<H> {
     }
 
     /// The handler's outcome, within the message's time.
-    async fn handled(&self, message: &Message, interrupt: &Interrupt) -> Result<Outcome, CannotStart> {
+    async fn handled(
+        &self,
+        message: &Message,
+        interrupt: &Interrupt,
+        offer: Offer,
+    ) -> Result<Outcome, CannotStart> {
         let attempt = message.attempt().saturating_add(1);
         let Some(timeout) = self.timeout else {
-            let context = Context::new(attempt, None, interrupt.clone());
+            let context = Context { offer, ..Context::new(attempt, None, interrupt.clone()) };
             return self.handler.handle(message, &context).await;
         };
         let deadline = Instant::now() + timeout;
-        let context = Context::new(attempt, Some(deadline), interrupt.child());
+        let context = Context { offer, ..Context::new(attempt, Some(deadline), interrupt.child()) };
         let handling = self.handler.handle(message, &context);
         tokio::pin!(handling);
         if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut handling).await {
@@ -195,9 +225,10 @@ mod tests {
             timeout: Some(Duration::from_secs(90)),
             forwarder: Forwarder::new("amqp://localhost".parse().unwrap(), String::new(), Duration::ZERO),
             is_braked: AtomicBool::new(false),
+            custody: None,
         };
         let message = Message::from(Delivery::mock(1, "".into(), "q".into(), false, Vec::new()));
-        attendant.handled(&message, &interrupt).await.unwrap()
+        attendant.handled(&message, &interrupt, Offer::None).await.unwrap()
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,6 @@ impl Brake {
     }
 
     /// The ledger answered.
-    #[cfg_attr(not(test), expect(dead_code, reason = "comes with the ledger"))]
     pub(crate) fn ledger_answered(&mut self) {
         self.hold.take_if(|hold| hold.cause == Cause::Ledger);
     }

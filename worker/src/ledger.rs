@@ -5,7 +5,7 @@
 //! from working on one message at once; it ends by itself, by the store's clock, when its holder stops renewing
 //! it. Each take-over raises the claim's epoch, and a commit counts only from the present holder.
 
-#[expect(dead_code, reason = "the attendant asks it next")]
+mod args;
 pub(crate) mod custody;
 mod link;
 mod postgres;
@@ -24,7 +24,9 @@ use mayfly_service::{
     tls::{TlsFiles, TlsProblem},
 };
 
+pub(crate) use self::args::LedgerArgs;
 pub use self::{
+    args::LedgerOptions,
     custody::WhenDown,
     transaction::{Transaction, TransactionError},
     url::{BadLedgerUrl, LedgerUrl},

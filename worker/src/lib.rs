@@ -73,5 +73,5 @@ pub use mayfly_broker::{BrokerUrl, Message};
 pub use mayfly_service::{Shutdown, report::ExitReport};
 pub use options::{BadOptions, Options};
 pub use report::exit_code;
-pub use run::{parse, run};
+pub use run::{parse, run, run_with};
 pub use work::work;

@@ -192,6 +192,7 @@ impl Lifecycle {
                     *cancel = Cancel::Drained;
                 }
             }
+            Event::LedgerAnswered => self.carry.brake.ledger_answered(),
             Event::Recycle => self.leave(Goal::Exit(ExitReason::Recycled), Hurry::None),
             Event::Stop => self.hurry(ExitReason::AskedToStop, now),
             Event::Tick => {}
@@ -248,14 +249,19 @@ impl Lifecycle {
             Verdict::Done => brake.done(),
             Verdict::Retried | Verdict::DeadLettered | Verdict::Crashed => brake.failed(message, now),
             Verdict::Held(cause) => brake.hold(cause, now),
-            Verdict::Suspected | Verdict::Interrupted | Verdict::Unfit(_) => {}
+            Verdict::Known
+            | Verdict::Deferred
+            | Verdict::Suspected
+            | Verdict::Interrupted
+            | Verdict::Unfit(_) => {}
         }
         if matches!(verdict, Verdict::Done | Verdict::Retried | Verdict::DeadLettered) {
             prefetch.observe(busy);
         }
         let settled = match verdict {
             Verdict::Done => Settled::Done,
-            Verdict::Retried => Settled::Retried,
+            Verdict::Known => Settled::Known,
+            Verdict::Retried | Verdict::Deferred => Settled::Retried,
             Verdict::DeadLettered => Settled::DeadLettered,
             Verdict::Suspected | Verdict::Crashed => Settled::Suspected,
             Verdict::Held(_) => return self.waiting.push_front(tag),
@@ -501,7 +507,15 @@ impl Lifecycle {
             }
             _ => End::Reconnect,
         };
-        self.cut_off(end, now)
+        let until = match self.phase {
+            Phase::Leaving { hurry: Hurry::Until(deadline), .. } => deadline,
+            Phase::Leaving { hurry: Hurry::Interrupted, .. } => now,
+            _ => now + self.rules.grace,
+        };
+        let finishes = self.rules.finishes_when_lost && !self.working.is_empty() && until > now;
+        let mut commands = Vec::from_iter(finishes.then_some(Command::Finish { until }));
+        commands.extend(self.cut_off(end, now));
+        commands
     }
 
     /// Ends without settling: the broker gives what is in flight to others as soon as it notices.

@@ -50,8 +50,9 @@ struct Span {
     since: Option<Instant>,
 }
 
-const OUTCOMES: [Settled; 6] = [
+const OUTCOMES: [Settled; 7] = [
     Settled::Done,
+    Settled::Known,
     Settled::Retried,
     Settled::DeadLettered,
     Settled::Suspected,
@@ -69,11 +70,12 @@ const WAIT_BUCKETS: [f64; 14] =
 const fn index(settled: Settled) -> usize {
     match settled {
         Settled::Done => 0,
-        Settled::Retried => 1,
-        Settled::DeadLettered => 2,
-        Settled::Suspected => 3,
-        Settled::GivenBack => 4,
-        Settled::Lost => 5,
+        Settled::Known => 1,
+        Settled::Retried => 2,
+        Settled::DeadLettered => 3,
+        Settled::Suspected => 4,
+        Settled::GivenBack => 5,
+        Settled::Lost => 6,
     }
 }
 

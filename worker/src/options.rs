@@ -10,6 +10,7 @@ use mayfly_broker::BrokerUrl;
 use crate::{
     args::{LaunchArgs, TryArgs, WorkArgs},
     brake::Brake,
+    ledger::LedgerOptions,
     lifecycle::{Carry, Rules},
     prefetch::Prefetch,
     tally::Tally,
@@ -56,6 +57,8 @@ pub struct Options {
     /// Take no message when so much memory is in use (bytes; the container's where it is limited, else the
     /// worker's own with its handlers'), finish and end.
     pub max_memory: Option<u64>,
+    /// The record of done messages; `None`: there is none, and what comes back is done again.
+    pub ledger: Option<LedgerOptions>,
 }
 
 /// Options that make no sense together.
@@ -106,6 +109,7 @@ impl Options {
             max_messages: None,
             max_lifetime: None,
             max_memory: None,
+            ledger: None,
         }
     }
 
@@ -155,6 +159,7 @@ impl Options {
             grace: self.grace,
             max_messages: self.max_messages.map(NonZeroU64::get),
             max_lifetime: self.max_lifetime,
+            finishes_when_lost: self.ledger.is_some(),
             jitter,
         }
     }

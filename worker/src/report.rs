@@ -38,6 +38,7 @@ pub(crate) fn report(reason: ExitReason, detail: Option<&str>, tally: &Tally) ->
     let report = ExitReport {
         messages: tally.messages,
         done: tally.done,
+        known: tally.known,
         retried: tally.retried,
         dead_lettered: tally.dead_lettered,
         given_back: tally.given_back,

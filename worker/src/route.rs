@@ -113,6 +113,17 @@ impl Routes {
         Route::Forward(Forward { message: Box::new(message.forward(&queue, headers)), verdict, reason })
     }
 
+    /// Where `message` waits while somebody else works on it. It was not tried.
+    pub(crate) fn deferred(&self, message: &Message, course: Course) -> Option<Forward> {
+        let queue = match course {
+            Course::Queue => self.topology.retry_queue_for(0)?,
+            Course::Suspects => self.topology.suspect_queue(),
+        };
+        let message = Box::new(message.forward(&queue, BTreeMap::new()));
+        let reason = "claimed by another worker".to_owned();
+        Some(Forward { message, verdict: Verdict::Deferred, reason })
+    }
+
     /// The same message for the suspect queue, as if nobody had taken it from there.
     pub(crate) fn back_to_suspects(&self, message: &Message) -> Outgoing {
         message.forward(&self.topology.suspect_queue(), BTreeMap::new())

@@ -13,12 +13,13 @@ use mayfly_service::{
     admin::{AdminServer, Readiness},
     chain, contract, metrics,
     report::{ExitReason, ExitReport},
+    tls::install_provider,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    args::{Cli, Command, HttpArgs, TERMINATION_LOG, TryArgs, WorkArgs},
+    args::{Cli, Command, HttpArgs, OwnCli, TERMINATION_LOG, TryArgs, WorkArgs},
     handler::{Exec, Handler, Http, HttpOptions, Program, Sleep, Stdio},
     install::install,
     options::Options,
@@ -35,6 +36,21 @@ use crate::{
 /// The exit code to end with: 0 after help or version, 64 after bad usage.
 pub fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| refused(&error))
+}
+
+/// A whole program around a handler in Rust: takes the options of `mayfly-worker` from the command line and the
+/// environment, works until the queue stays idle or `shutdown` asks to stop, and tells its end wherever an end
+/// is told. Returns what to exit with.
+pub async fn run_with<H: Handler>(handler: H, shutdown: Shutdown) -> ExitCode {
+    install_provider();
+    let OwnCli { log, broker, work, tries } = match OwnCli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
+    if let Err(error) = log.init() {
+        return refused(&OwnCli::command().error(clap::error::ErrorKind::InvalidValue, chain(&error)));
+    }
+    launch(&work, Some(&tries), &broker, handler, &shutdown).await
 }
 
 /// Tells that the command line is no good. There are no options then: where to tell it comes from the
@@ -130,7 +146,10 @@ async fn launch<H: Handler>(
             .load()
             .map_err(|error| chain(&error))
             .and_then(|url| Options::from_args(args, tries, url).map_err(|error| error.to_string()))
-        {
+            .and_then(|options| {
+                let ledger = args.ledger.load().map_err(|error| chain(&error))?;
+                Ok(Options { ledger, ..options })
+            }) {
             Err(error) => (refusal(&error), ExitCode::Usage),
             Ok(options) => {
                 // On the heap: large.
@@ -213,6 +232,8 @@ fn tell(report: &ExitReport, code: ExitCode) {
         detail,
         messages,
         done,
+        known,
+        unrecorded,
         retried,
         dead_lettered,
         given_back,
@@ -233,6 +254,8 @@ fn tell(report: &ExitReport, code: ExitCode) {
         exit_code,
         messages,
         done,
+        known,
+        unrecorded,
         retried,
         dead_lettered,
         given_back,

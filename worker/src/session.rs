@@ -54,6 +54,8 @@ pub(crate) struct Session<'a, H> {
     lifecycle: Lifecycle,
     tasks: JoinSet<Attended>,
     interrupt: Interrupt,
+    /// For what the ledger does not remember: asked to end also when the connection is lost.
+    unclaimed: Interrupt,
     /// All deliveries that are not settled.
     held: BTreeMap<u64, Held>,
     /// What goes into the exit report.
@@ -116,6 +118,7 @@ impl<'a, H: Handler> Session<'a, H> {
             Course::Suspects => Queues { consumed: topology.suspect_queue(), suspects: None },
         };
         let now = common.epoch.elapsed();
+        let interrupt = Interrupt::default();
         let lifecycle = Lifecycle::new(common.rules, course, queues.suspects.is_some(), carry, now);
         Self {
             common,
@@ -126,7 +129,8 @@ impl<'a, H: Handler> Session<'a, H> {
             depth_channel: None,
             lifecycle,
             tasks: JoinSet::new(),
-            interrupt: Interrupt::default(),
+            unclaimed: interrupt.child(),
+            interrupt,
             held: BTreeMap::new(),
             detail: None,
             is_closed: false,
@@ -151,6 +155,7 @@ impl<'a, H: Handler> Session<'a, H> {
                 }
                 Some(attended) = self.tasks.join_next() => self.finished(attended),
                 taken = next(self.intake.as_mut()) => self.taken(taken),
+                () = self.common.attendant.ledger_answered() => Event::LedgerAnswered,
                 () = sleep_until(wake_at) => Event::Tick,
                 () = tick(memory_looks.as_mut()) => self.look_at_memory(),
                 () = tick(age_looks.as_mut()) => self.look_at_age(),
@@ -237,11 +242,11 @@ impl<'a, H: Handler> Session<'a, H> {
         while let Some(event) = events.pop_front() {
             let now = self.common.epoch.elapsed();
             for command in self.lifecycle.handle(event, now) {
-                let is_final = matches!(command, Command::Kill | Command::End(_));
+                let is_final = matches!(command, Command::Finish { .. } | Command::Kill | Command::End(_));
                 let done = tokio::select! {
                     biased;
                     () = shutdown.abort.cancelled(), if !is_final => Ok(Some(Event::Abort)),
-                    done = self.execute(command) => done,
+                    done = self.execute(command, shutdown) => done,
                 };
                 match done {
                     Ok(None) => {}
@@ -259,7 +264,7 @@ impl<'a, H: Handler> Session<'a, H> {
         }
     }
 
-    async fn execute(&mut self, command: Command) -> Result<Option<Event>, Error> {
+    async fn execute(&mut self, command: Command, shutdown: &Shutdown) -> Result<Option<Event>, Error> {
         match command {
             Command::Start { tag } => self.start(tag),
             Command::Ack(ack) => self.ack(ack).await?,
@@ -269,6 +274,7 @@ impl<'a, H: Handler> Session<'a, H> {
             Command::Cancel => self.intake.as_mut().ok_or_else(already_closed)?.cancel().await?,
             Command::TellDraining => self.common.announcer.draining(),
             Command::Interrupt => self.interrupt.end.cancel(),
+            Command::Finish { until } => self.finish(self.common.epoch + until, shutdown).await,
             Command::Kill => self.kill().await,
             Command::Close => return self.close().await.map(Some),
             Command::End(end) => {
@@ -290,6 +296,7 @@ impl<'a, H: Handler> Session<'a, H> {
                 course: self.course,
                 has_suspects: self.link.has_suspects,
                 interrupt: self.interrupt.clone(),
+                unclaimed: self.unclaimed.clone(),
             };
             self.tasks.spawn(async move { attendant.attend(message, site).await });
         }
@@ -375,6 +382,17 @@ impl<'a, H: Handler> Session<'a, H> {
             }
             // The broker closes a channel that asked for a missing queue.
             QueueState::Missing => Ok(None),
+        }
+    }
+
+    /// Waits for what the ledger will remember; what it will not is ended at once.
+    async fn finish(&mut self, until: Instant, shutdown: &Shutdown) {
+        self.unclaimed.kill.cancel();
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::select! {
+            () = all_ended => {}
+            () = tokio::time::sleep_until(until) => {}
+            () = shutdown.abort.cancelled() => {}
         }
     }
 

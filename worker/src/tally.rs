@@ -7,6 +7,8 @@ use std::{collections::VecDeque, time::Duration};
 pub(crate) enum Settled {
     /// Its handler succeeded and it was acked.
     Done,
+    /// The ledger knew it as done and it was acked.
+    Known,
     /// It was put into a retry queue and acked.
     Retried,
     /// It was put into the dead-letter queue and acked.
@@ -26,6 +28,8 @@ pub(crate) struct Tally {
     pub(crate) messages: u64,
     /// Messages done, their acks certain.
     pub(crate) done: u64,
+    /// Messages that the ledger knew as done, their acks certain.
+    pub(crate) known: u64,
     /// Messages in a retry queue, their acks certain.
     pub(crate) retried: u64,
     /// Messages in the dead-letter queue, their acks certain.
@@ -59,6 +63,7 @@ impl Settled {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
+            Self::Known => "known",
             Self::Retried => "retried",
             Self::DeadLettered => "dead_lettered",
             Self::Suspected => "suspected",
@@ -74,6 +79,7 @@ impl Tally {
     pub(crate) const fn count(&mut self, settled: Settled) {
         match settled {
             Settled::Done => self.done += 1,
+            Settled::Known => self.known += 1,
             Settled::Retried => self.retried += 1,
             Settled::DeadLettered => self.dead_lettered += 1,
             Settled::Suspected => self.suspected += 1,

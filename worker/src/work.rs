@@ -21,6 +21,7 @@ use crate::{
     attend::Attendant,
     forward::Forwarder,
     handler::{Handler, Interrupt},
+    ledger::custody::Custody,
     lifecycle::End,
     options::Options,
     report::report,
@@ -79,12 +80,21 @@ pub(crate) async fn work_announced<H: Handler>(
         timeout: options.timeout,
         forwarder: Forwarder::new(options.url.clone(), publisher_name, options.reconnect_for),
         is_braked: AtomicBool::new(false),
+        custody: options
+            .ledger
+            .as_ref()
+            .map(|ledger| Custody::new(ledger, &options.name, options.url.vhost(), &options.queue)),
     });
     let topology = &attendant.routes.topology;
     let jitter = jitter();
     let mut carry = options.carry(jitter);
     let mut startup = None;
     let mut background = JoinSet::new();
+    if let Some(custody) = &attendant.custody
+        && let Err((reason, detail)) = reach(custody, options, epoch, shutdown).await
+    {
+        return report(reason, detail.as_deref(), &carry.tally);
+    }
     if let Err((reason, detail)) = prepare(&attendant.handler, options, epoch, shutdown).await {
         return report(reason, detail.as_deref(), &carry.tally);
     }
@@ -146,6 +156,10 @@ pub(crate) async fn work_announced<H: Handler>(
     attendant.handler.finish().await;
     attendant.forwarder.close().await;
     let mut report = report(reason, detail.as_deref(), &carry.tally);
+    if let Some(custody) = &attendant.custody {
+        report.unrecorded = custody.unrecorded();
+        custody.close().await;
+    }
     report.startup_ms = startup.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     report
 }
@@ -167,6 +181,29 @@ fn jitter() -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a fraction")]
     let fraction = random as f64 / u64::MAX as f64;
     fraction
+}
+
+/// Connects to the ledger within the start deadline.
+async fn reach(
+    custody: &Custody,
+    options: &Options,
+    epoch: Instant,
+    shutdown: &Shutdown,
+) -> Result<(), NoLink> {
+    let reached = tokio::select! {
+        biased;
+        () = shutdown.stop.cancelled() => return Err((ExitReason::AskedToStop, None)),
+        reached = tokio::time::timeout_at(epoch + options.start_deadline, custody.prepare()) => reached,
+    };
+    match reached {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err((ExitReason::Misconfigured, Some(mayfly_service::chain(&error)))),
+        Err(_) => {
+            let limit = humantime::format_duration(options.start_deadline);
+            let detail = format!("the ledger does not answer within {limit} (--start-deadline)");
+            Err((ExitReason::GaveUp, Some(detail)))
+        }
+    }
 }
 
 /// Brings the handler up within the start deadline.
@@ -218,7 +255,9 @@ async fn connect<H: Handler>(
         let left = window.ends.saturating_duration_since(Instant::now());
         let tried = async {
             tokio::time::sleep(pause.unwrap_or_default()).await;
-            let link = Link::open(options, topology, H::MAY_FAIL).await?;
+            // What is claimed elsewhere waits in a retry queue.
+            let needs_companions = H::MAY_FAIL || options.ledger.is_some();
+            let link = Link::open(options, topology, needs_companions).await?;
             link.consume(options, topology, Course::Queue, prefetch).await
         };
         let tried = tokio::select! {

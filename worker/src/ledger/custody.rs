@@ -13,9 +13,9 @@ use std::{
 use backon::BackoffBuilder;
 use mayfly_broker::Message;
 use mayfly_service::{backoff::backoff, chain, crash::crash_point};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
-use super::{Claim, Claimed, Key, Ledger, LedgerError};
+use super::{Claim, Claimed, Key, Ledger, LedgerError, LedgerOptions};
 use crate::handler::Interrupt;
 
 /// What to do while the ledger does not answer.
@@ -43,6 +43,9 @@ pub(crate) struct Custody {
     ignored_until: Mutex<Option<Instant>>,
     /// Messages that ran without the ledger, or were done without its knowing.
     unrecorded: AtomicU64,
+    /// The last claim that was asked for had no answer.
+    is_down: AtomicBool,
+    answered: Notify,
 }
 
 /// What came of asking for a message.
@@ -77,6 +80,8 @@ pub(crate) enum Stage {
     Unknown,
     /// The handler's transaction has recorded it.
     Recorded,
+    /// The handler's transaction has met somebody else's claim.
+    TakenOver,
 }
 
 /// How sure a holder can be of its claim, by its own clock: pure.
@@ -111,30 +116,29 @@ const IGNORED_FOR: Duration = Duration::from_secs(5);
 // === impl Custody ===
 
 impl Custody {
-    pub(crate) fn new(
-        ledger: Ledger,
-        vhost: &str,
-        queue: &str,
-        id_header: Option<String>,
-        when_down: WhenDown,
-    ) -> Self {
+    /// For the messages of `queue` in `vhost`; `name` is how people find this worker among the holders of
+    /// claims. Nothing is connected yet.
+    pub(crate) fn new(options: &LedgerOptions, name: &str, vhost: &str, queue: &str) -> Self {
+        let LedgerOptions { url, tls, terms, when_down, id_header } = options;
         Self {
-            ledger: Arc::new(ledger),
+            ledger: Arc::new(Ledger::new(url, name, *terms, tls.clone())),
             vhost: vhost.to_owned(),
             queue: queue.to_owned(),
-            id_header,
-            when_down,
+            id_header: id_header.clone(),
+            when_down: *when_down,
             told_no_id: AtomicBool::new(false),
             ignored_until: Mutex::new(None),
             unrecorded: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
+            answered: Notify::new(),
         }
     }
 
-    /// Connects; what is tried again later is told. A ledger that can be done without is never waited for.
+    /// Connects, for as long as it takes; a ledger that can be done without is not waited for.
     ///
     /// # Errors
-    /// When the ledger refuses us, or does not answer until `interrupt`; the caller has a limit.
-    pub(crate) async fn prepare(&self, interrupt: &Interrupt) -> Result<(), LedgerError> {
+    /// When the ledger refuses us.
+    pub(crate) async fn prepare(&self) -> Result<(), LedgerError> {
         let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE).build();
         loop {
             let error = match self.ledger.connect().await {
@@ -147,9 +151,7 @@ impl Custody {
                 return Ok(());
             }
             tracing::warn!(error = chain(&error), "cannot connect to the ledger, will retry");
-            if pause(&mut pauses, interrupt).await {
-                return Err(error);
-            }
+            tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
         }
     }
 
@@ -164,7 +166,11 @@ impl Custody {
         let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE).build();
         loop {
             let asked_at = Instant::now();
-            match self.ledger.claim(&key).await {
+            let claimed = self.ledger.claim(&key).await;
+            if self.is_down.swap(claimed.is_err(), Ordering::Relaxed) && claimed.is_ok() {
+                self.answered.notify_one();
+            }
+            match claimed {
                 Ok(Claimed::Ours(claim)) => {
                     crash_point("after-claim");
                     return Asked::Run(Some(Arc::new(InHand::new(&self.ledger, claim, asked_at))));
@@ -254,6 +260,11 @@ impl Custody {
     /// Messages that ran without the ledger, or were done without its knowing.
     pub(crate) fn unrecorded(&self) -> u64 {
         self.unrecorded.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the ledger answers after it did not.
+    pub(crate) async fn answered(&self) {
+        self.answered.notified().await;
     }
 
     pub(crate) async fn close(&self) {

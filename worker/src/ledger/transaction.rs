@@ -54,9 +54,7 @@ pub(crate) enum Offer {
     #[default]
     None,
     /// There is one, but without a claim.
-    #[expect(dead_code, reason = "the attendant makes it next")]
     NotClaimed,
-    #[expect(dead_code, reason = "the attendant makes it next")]
     Claimed(Arc<InHand>),
 }
 
@@ -150,6 +148,7 @@ impl Transaction {
         let keep = hand.ledger.terms().keep;
         let settled = deadline("record in a transaction", COMMIT_LIMIT, session.settle(&hand.claim, keep));
         if !settled.await.map_err(LedgerError::from)?? {
+            hand.set_stage(Stage::TakenOver);
             give_back(session, &hand).await?;
             return Err(TransactionError::TakenOver);
         }

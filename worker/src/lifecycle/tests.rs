@@ -11,6 +11,7 @@ const RULES: Rules = Rules {
     grace: Duration::from_secs(30),
     max_messages: None,
     max_lifetime: None,
+    finishes_when_lost: false,
     jitter: 0.0,
 };
 const START: Duration = Duration::from_secs(100);

@@ -25,6 +25,9 @@ pub(crate) struct Rules {
     pub(crate) max_messages: Option<u64>,
     /// No message is taken after this age of the worker.
     pub(crate) max_lifetime: Option<Duration>,
+    /// When the connection is lost, work that was begun may go on for the grace period: the ledger remembers what
+    /// is done, so that it is not done again.
+    pub(crate) finishes_when_lost: bool,
     /// Spreads looks at the suspect queue, 0 to 1.
     pub(crate) jitter: f64,
 }
@@ -59,6 +62,8 @@ pub(crate) enum Event {
     /// The answer to [`Command::AskDepth`]: what waits in the queue consumed, and in the suspect queue where
     /// that is another one that exists.
     Depth { ready: u64, suspects: Option<Waiting> },
+    /// The ledger answers again.
+    LedgerAnswered,
     /// It is time for a fresh worker.
     Recycle,
     /// After our cancel, all that was delivered before has been handed over.
@@ -82,6 +87,8 @@ pub(crate) enum Event {
 pub(crate) enum Verdict {
     /// Its handler succeeded.
     Done,
+    /// The ledger knows it as done; no handler saw it.
+    Known,
     /// A retry queue has it, confirmed.
     Retried,
     /// The dead-letter queue has it, confirmed.
@@ -90,10 +97,11 @@ pub(crate) enum Verdict {
     Suspected,
     /// The suspect queue has it, confirmed: what worked on it broke down.
     Crashed,
+    /// Somebody else works on it; a queue where it waits has it, confirmed.
+    Deferred,
     /// It was interrupted and nothing of it runs any more.
     Interrupted,
     /// It can't begin now; it waits with us.
-    #[cfg_attr(not(test), expect(dead_code, reason = "comes with the ledger"))]
     Held(brake::Cause),
     /// This worker can't do it, nor any other message.
     Unfit(ExitReason),
@@ -118,6 +126,8 @@ pub(crate) enum Command {
     TellDraining,
     /// Ask all handlers to end; each is answered by its [`Event::Finished`].
     Interrupt,
+    /// The connection is lost: let end what the ledger will remember, until this time.
+    Finish { until: Duration },
     /// End all handlers and wait until nothing of them runs.
     Kill,
     /// Close the channel; answered by [`Event::Closed`].

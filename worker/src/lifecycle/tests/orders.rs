@@ -195,6 +195,7 @@ impl Model {
             }
             Command::Cancel => assert!(!std::mem::replace(&mut self.cancelled, true), "cancelled twice"),
             Command::Interrupt => assert!(self.cancelled),
+            Command::Finish { .. } => assert!(!self.killed),
             Command::Kill => {
                 self.killed = true;
                 for tag in self.unsettled() {
