@@ -93,17 +93,7 @@ impl<'a> Crew<'a> {
     }
 
     /// A program whose processes count as ours. Its status file exists already, as the launcher makes it.
-    fn program(&self, name: &str, arguments: &[&str]) -> Result<(Program, PathBuf, PathBuf)> {
-        self.other_program("mayfly-worker", name, arguments)
-    }
-
-    /// The same for a worker with a handler of its own.
-    fn other_program(
-        &self,
-        program: &str,
-        name: &str,
-        arguments: &[&str],
-    ) -> Result<(Program, PathBuf, PathBuf)> {
+    fn program(&self, program: &str, name: &str, arguments: &[&str]) -> Result<(Program, PathBuf, PathBuf)> {
         let file = |kind: &str| self.bed.directory().join(format!("{name}.{kind}"));
         let (status, termination_log) = (file("status"), file("termination-log"));
         fs::File::create_new(&status)?;
@@ -139,7 +129,7 @@ impl<'a> Crew<'a> {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Worker> {
-        let (mut program, status, termination_log) = self.other_program(program, name, arguments)?;
+        let (mut program, status, termination_log) = self.program(program, name, arguments)?;
         for (variable, value) in environment {
             program = program.env(variable, value);
         }

@@ -13,7 +13,7 @@ use lapin::{
 };
 use mayfly_service::{report::ExitReason, tls::TlsFiles};
 use mayfly_tests::{
-    Bed, Client, Fault, Kind, Signal,
+    Bed, Client, Fault, Signal,
     bed::rounds,
     ids::{self, Ids},
     on_each_release,
@@ -130,14 +130,14 @@ async fn under_kill_nine_at_random_what_is_known_as_done_never_runs_again(bed: &
     let environment =
         [("MAYFLY_LEDGER_URL", &*url), LEASE, ("PORT", &*port), ("REDISCLI_AUTH", store::PASSWORD)];
     let options = ["--concurrency", "2", "--prefetch", "4", "--max-idle", "5m", "--max-attempts", "100"];
-    let begin = |number: usize| -> Result<(String, Worker)> {
+    let another = |number: usize| -> Result<(String, Worker)> {
         let name = format!("{queue}-{number}");
         let worker = crew.start_with(&name, &exec(&queue, &options, &script), &environment)?;
         Ok((name, worker))
     };
     let kills = rounds(200);
     let mut dice = Dice(0x1ed9);
-    let mut workers = vec![begin(0)?, begin(1)?, begin(2)?];
+    let mut workers = vec![another(0)?, another(1)?, another(2)?];
     let mut published = client.publish(&queue, 20).await?;
     for kill in 0..kills {
         let before = crew.notes("begun")?.0.len();
@@ -146,7 +146,7 @@ async fn under_kill_nine_at_random_what_is_known_as_done_never_runs_again(bed: &
         tokio::time::sleep(dice.moment(Duration::from_millis(60))).await;
         let (name, mut worker) = workers.swap_remove(dice.below(workers.len()));
         crew.kill(&name, &mut worker).await?;
-        workers.push(begin(3 + kill)?);
+        workers.push(another(3 + kill)?);
     }
     let all_done = async || Ok(crew.notes("done")?.ids().is_superset(&published));
     until("all are done", Duration::from_secs(240), all_done).await?;
