@@ -2,6 +2,7 @@
 //! worker is left. Accounted by what handlers did, by id, as sets.
 
 mod death;
+mod handlers;
 mod idle;
 mod ledger;
 mod notes;
