@@ -1,8 +1,8 @@
 //! `mayfly-worker`: whatever ends a worker, a connection or the broker, no message is lost, and nothing of the
 //! worker is left. Accounted by what handlers did, by id, as sets.
 
+mod chaos;
 mod death;
-mod handlers;
 mod idle;
 mod ledger;
 mod notes;

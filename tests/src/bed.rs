@@ -25,6 +25,8 @@ pub const BROKERS: &str = "MAYFLY_TEST_BROKERS";
 pub const FULL: &str = "MAYFLY_TEST_FULL";
 /// No test runs longer than this.
 const TEST_LIMIT: Duration = Duration::from_mins(10);
+/// The same in a full run.
+const FULL_TEST_LIMIT: Duration = Duration::from_hours(1);
 /// How many logs a failed test shows.
 const LOGS_SHOWN: usize = 4;
 /// What mayfly may declare beside a queue of this name (DESIGN §7), deleted with it.
@@ -174,13 +176,18 @@ impl Drop for Bed {
 /// How often to do something of which a full run (`bin/test --full`) does `full`: in the gate a twentieth.
 #[must_use]
 pub fn rounds(full: usize) -> usize {
-    if std::env::var_os(FULL).is_some() { full } else { full.div_ceil(20) }
+    if is_full() { full } else { full.div_ceil(20) }
+}
+
+fn is_full() -> bool {
+    std::env::var_os(FULL).is_some()
 }
 
 /// Runs a test body in a bed and cleans up after it, whether it fails or not.
 ///
 /// # Panics
-/// When the body fails, panics or takes longer than 10 minutes: this is how a test fails.
+/// When the body fails, panics or takes longer than 10 minutes (an hour in a full run): this is how a test
+/// fails.
 pub fn run(release: Release, body: impl AsyncFnOnce(&Bed) -> Result<()>) {
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -198,10 +205,11 @@ pub fn run(release: Release, body: impl AsyncFnOnce(&Bed) -> Result<()>) {
 
 async fn run_in_bed(release: Release, body: impl AsyncFnOnce(&Bed) -> Result<()>) -> Result<()> {
     let bed = Bed::make(release)?;
+    let limit = if is_full() { FULL_TEST_LIMIT } else { TEST_LIMIT };
     let limited = async {
-        match tokio::time::timeout(TEST_LIMIT, body(&bed)).await {
+        match tokio::time::timeout(limit, body(&bed)).await {
             Ok(outcome) => outcome,
-            Err(_) => bail!("the test took longer than {TEST_LIMIT:?}"),
+            Err(_) => bail!("the test took longer than {limit:?}"),
         }
     };
     let outcome = AssertUnwindSafe(limited).catch_unwind().await;
