@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mayfly_service::{chain, tls::TlsFiles};
 use mayfly_tests::{
     eventually,
+    node::Authority,
     store::{Kind, Store},
     until,
 };
@@ -42,6 +43,7 @@ on_each_store!(
     a_store_that_hangs_is_told_within_the_deadline,
     old_records_go_and_young_ones_stay,
     a_wrong_password_is_refused_and_not_repeated,
+    over_tls_its_certificate_is_verified,
     keys_that_look_alike_are_different_messages,
 );
 
@@ -168,12 +170,17 @@ async fn whatever_is_asked_in_whatever_order_the_store_answers_as_the_model(stor
 }
 
 async fn of_many_who_claim_at_once_one_gets_it(store: Store) -> Result<()> {
-    let url = store.url().parse()?;
+    let ledgers: Vec<_> = (0..8).map(|_| ledger(&store, "one of many", LONG)).collect::<Result<_>>()?;
+    // At once, too: each makes what the store needs.
+    let connecting = ledgers.iter().map(|ledger| {
+        until("it is connected", LIMIT, async || {
+            ledger.connect().await?;
+            Ok(true)
+        })
+    });
+    futures_util::future::try_join_all(connecting).await?;
     for round in 0..5 {
-        let asked = (0..8).map(|_| {
-            let ledger = Ledger::new(&url, "one of many", LONG, TlsFiles::default());
-            async move { ledger.claim(&key(&format!("at once {round}"))).await }
-        });
+        let asked = ledgers.iter().map(|ledger| async move { ledger.claim(&key(&round.to_string())).await });
         let answers = futures_util::future::try_join_all(asked).await?;
         let ours = answers.iter().filter(|answer| matches!(answer, Claimed::Ours(_))).count();
         let elsewhere = answers.iter().filter(|answer| matches!(answer, Claimed::Elsewhere)).count();
@@ -288,6 +295,23 @@ async fn a_wrong_password_is_refused_and_not_repeated(store: Store) -> Result<()
     ensure!(matches!(error, LedgerError::Refused(_)), "{error:?}");
     let told = format!("{} {error:?} {ledger:?}", chain(&error));
     ensure!(!told.contains("hunter"), "{told}");
+    Ok(())
+}
+
+async fn over_tls_its_certificate_is_verified(plain: Store) -> Result<()> {
+    let authority = Authority::new("ours")?;
+    let store = Store::start_with(plain.kind(), Some(&authority)).await?;
+    let directory = tempfile::tempdir()?;
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem())?;
+    let trusting = TlsFiles { ca: Some(ca), ..TlsFiles::default() };
+    let ledger = Ledger::new(&store.tls_url()?.parse()?, "w", LONG, trusting);
+    let claim = ours(&ledger, "m").await?;
+    ensure!(ledger.commit(&claim).await?);
+    let other = Ledger::new(&store.tls_url()?.parse()?, "w", LONG, TlsFiles::default());
+    let Err(error) = other.connect().await else { bail!("it trusts anybody") };
+    ensure!(matches!(error, LedgerError::Refused(_)), "{error:?}");
+    ensure!(chain(&error).contains("signed by nobody who is trusted"), "{}", chain(&error));
     Ok(())
 }
 

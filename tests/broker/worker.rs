@@ -3,6 +3,7 @@
 
 mod chaos;
 mod death;
+mod handlers;
 mod idle;
 mod ledger;
 mod notes;

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    node::ports,
+    node::{Authority, ports},
     process::tail,
     sandbox::{Identity, Sandbox},
     wait::eventually,
@@ -35,6 +36,8 @@ pub enum Kind {
 pub struct Store {
     kind: Kind,
     port: u16,
+    /// Where it speaks TLS, if it does; `PostgreSQL` does so at its one port.
+    tls_port: Option<u16>,
     directory: PathBuf,
     sandbox: Option<Sandbox>,
 }
@@ -54,11 +57,26 @@ impl Store {
     /// # Errors
     /// When it is not installed, or does not answer; the text holds its log's end.
     pub async fn start(kind: Kind) -> Result<Self> {
+        Self::start_with(kind, None).await
+    }
+
+    /// The same with a certificate of `authority`: it speaks TLS, too.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(kind: Kind, authority: Option<&Authority>) -> Result<Self> {
         for _ in 0..CLASHES {
-            let [port] = ports::free()?;
+            let [port, tls_port] = ports::free()?;
             let directory = tempfile::Builder::new().prefix("mayfly-store-").tempdir()?.keep();
-            let mut store = Self { kind, port, directory, sandbox: None };
+            let tls_port = authority.map(|_| tls_port);
+            let mut store = Self { kind, port, tls_port, directory, sandbox: None };
             store.make().await?;
+            if let Some(authority) = authority {
+                let certificate = authority.sign("store", &["127.0.0.1"], true)?;
+                fs::write(store.file("cert"), certificate.cert)?;
+                fs::write(store.file("key"), certificate.key)?;
+                fs::set_permissions(store.file("key"), fs::Permissions::from_mode(0o600))?;
+            }
             match store.start_again().await {
                 Err(_) if store.log_tail().contains("Address already in use") => {}
                 outcome => return outcome.map(|()| store),
@@ -73,6 +91,18 @@ impl Store {
         self.url_at(self.port)
     }
 
+    /// The same over TLS.
+    ///
+    /// # Errors
+    /// When it does not speak TLS.
+    pub fn tls_url(&self) -> Result<String> {
+        let port = self.tls_port.context("it does not speak TLS")?;
+        Ok(match self.kind {
+            Kind::Redis => format!("rediss://:{PASSWORD}@127.0.0.1:{port}"),
+            Kind::Postgres => format!("{}?sslmode=require", self.url()),
+        })
+    }
+
     /// The same through another port of this machine.
     #[must_use]
     pub fn url_at(&self, port: u16) -> String {
@@ -80,6 +110,12 @@ impl Store {
             Kind::Redis => format!("redis://:{PASSWORD}@127.0.0.1:{port}"),
             Kind::Postgres => format!("postgres://mayfly:{PASSWORD}@127.0.0.1:{port}/postgres"),
         }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The port at which it listens on 127.0.0.1.
@@ -145,6 +181,12 @@ impl Store {
             Kind::Redis => {
                 let mut argv = words(&["redis-server", "--bind", "127.0.0.1", "--port", &port, "--save", ""]);
                 argv.extend(words(&["--appendonly", "yes", "--appendfsync", "always"]));
+                if let Some(port) = self.tls_port {
+                    argv.extend(words(&["--tls-port", &port.to_string(), "--tls-auth-clients", "no"]));
+                    argv.extend(["--tls-cert-file".into(), self.file("cert").into()]);
+                    argv.extend(["--tls-key-file".into(), self.file("key").into()]);
+                    argv.extend(["--tls-ca-cert-file".into(), self.file("cert").into()]);
+                }
                 argv.extend(words(&["--requirepass", PASSWORD, "--maxmemory-policy", "noeviction", "--dir"]));
                 argv.push(data.into());
                 argv
@@ -153,6 +195,11 @@ impl Store {
                 let mut argv = unprivileged(&installed("postgres")?);
                 // The machine does not go down under it, so what it has written stays.
                 argv.extend(words(&["-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"]));
+                if self.tls_port.is_some() {
+                    let setting = |name: &str, file: &str| format!("{name}={}", self.file(file).display());
+                    let (cert, key) = (setting("ssl_cert_file", "cert"), setting("ssl_key_file", "key"));
+                    argv.extend(words(&["-c", "ssl=on", "-c", &cert, "-c", &key]));
+                }
                 argv.extend(words(&["-c", "unix_socket_directories=", "-p", &port, "-D"]));
                 argv.push(data.into());
                 argv
@@ -211,11 +258,15 @@ impl Store {
     }
 
     fn data(&self) -> PathBuf {
-        self.directory.join("data")
+        self.file("data")
     }
 
     fn log_file(&self) -> PathBuf {
-        self.directory.join("log")
+        self.file("log")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     fn log_tail(&self) -> String {

@@ -81,8 +81,9 @@ const NAME: &str = "mayfly-worker";
 const MAX_ATTEMPTS: NonZeroU32 = NonZeroU32::new(5).unwrap();
 /// Behind every launched worker: one that was started by hand takes what they leave.
 const PRIORITY_BY_HAND: i32 = -1000;
-/// lapin keeps 64 frames per connection; this is enough for one frame per usual message.
-const FRAME_MAX: u32 = 16384;
+/// What RabbitMQ allows unless told otherwise: all headers of a message come in one frame, and one that is larger
+/// than this would end the connection, again and again. lapin reserves 64 frames, and touches what it needs.
+const FRAME_MAX: u32 = 131_072;
 
 // === impl Options ===
 

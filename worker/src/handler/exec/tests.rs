@@ -2,7 +2,11 @@
 
 use std::{ffi::OsStr, os::unix::process::ExitStatusExt, time::Duration};
 
-use lapin::{BasicProperties, message::Delivery};
+use lapin::{
+    BasicProperties,
+    message::Delivery,
+    types::{AMQPValue, FieldTable},
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -123,6 +127,22 @@ async fn the_environment_tells_about_the_message_and_hides_connections() {
     for hidden in ["password", "MAYFLY_STATUS_FILE"] {
         assert!(!text.contains(hidden), "{hidden} is in {text}");
     }
+}
+
+#[tokio::test]
+async fn headers_come_in_a_file_whatever_they_hold() {
+    let shell = Shell::new();
+    let long = "x\0\n\u{1F980}".repeat(30_000);
+    let mut headers = FieldTable::default();
+    headers.insert("long".into(), AMQPValue::LongString(long.as_str().into()));
+    let mut delivery = Delivery::mock(1, "".into(), "q".into(), true, Vec::new());
+    delivery.properties = BasicProperties::default().with_headers(headers);
+    let script = "cat $MAYFLY_HEADERS_FILE > /dev/null; cat $MAYFLY_HEADERS_FILE > $FILE";
+    assert_eq!(shell.run(script, &Message::from(delivery)).await, Ok(Outcome::Done));
+    let read: serde_json::Value = serde_json::from_str(&shell.file()).unwrap();
+    assert_eq!(read, serde_json::json!({ "long": long }));
+    assert_eq!(shell.run("cat $MAYFLY_HEADERS_FILE > $FILE", &message("id", b"")).await, Ok(Outcome::Done));
+    assert_eq!(shell.file(), "{}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Uri,
     body::Bytes,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use mayfly_broker::Message;
 
@@ -65,6 +65,8 @@ impl Form {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = self.headers.clone();
+        // Of an empty body it would not be sent, and some servers insist on it.
+        request.headers_mut().insert(CONTENT_LENGTH, self.body.len().into());
         request
     }
 }
