@@ -29,8 +29,9 @@ struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    async fn start(bed: &'a Bed) -> Result<Self> {
-        Ok(Self { bed, tls: TlsNode::start(bed.release).await? })
+    /// With `demands` the broker lets nobody in without a certificate.
+    async fn start(bed: &'a Bed, demands: bool) -> Result<Self> {
+        Ok(Self { bed, tls: TlsNode::start(bed.release, demands).await? })
     }
 
     fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
@@ -71,7 +72,7 @@ impl<'a> Scene<'a> {
 }
 
 async fn every_program_speaks_tls_with_a_brokers_own_authority(bed: &Bed) -> Result<()> {
-    let scene = Scene::start(bed).await?;
+    let scene = Scene::start(bed, false).await?;
     let (url, ca) = (scene.tls.url(), scene.ca_file()?);
     let client = scene.tls.node.broker().client().await?;
     client.declare("q", Kind::Quorum).await?;
@@ -103,7 +104,7 @@ async fn every_program_speaks_tls_with_a_brokers_own_authority(bed: &Bed) -> Res
 }
 
 async fn whatever_is_wrong_with_tls_is_said_at_once_with_the_next_step(bed: &Bed) -> Result<()> {
-    let mut scene = Scene::start(bed).await?;
+    let scene = Scene::start(bed, false).await?;
     let (url, ca) = (scene.tls.url(), scene.ca_file()?);
     let trusting = [("--broker-ca-file", ca.clone())];
     let client = scene.tls.node.broker().client().await?;
@@ -151,15 +152,11 @@ async fn whatever_is_wrong_with_tls_is_said_at_once_with_the_next_step(bed: &Bed
     ] {
         scene.ends(name, scene.worker(url, files)?, USAGE, &words).await?;
     }
-
-    scene.tls.demand_certificates().await?;
-    let words = ["--broker-cert-file"];
-    scene.ends("no-certificate", scene.worker(&url, &trusting)?, CONFIG, &words).await
+    Ok(())
 }
 
 async fn a_client_certificate_is_shown_and_can_be_the_login(bed: &Bed) -> Result<()> {
-    let mut scene = Scene::start(bed).await?;
-    scene.tls.demand_certificates().await?;
+    let scene = Scene::start(bed, true).await?;
     let (url, ca) = (scene.tls.url(), scene.ca_file()?);
     let broker = scene.tls.node.broker();
     let client = broker.client().await?;
@@ -170,6 +167,9 @@ async fn a_client_certificate_is_shown_and_can_be_the_login(bed: &Bed) -> Result
         let [cert, key] = scene.identity(name, certificate)?;
         Ok(vec![("--broker-ca-file", ca.clone()), ("--broker-cert-file", cert), ("--broker-key-file", key)])
     };
+    let trusting = [("--broker-ca-file", ca.clone())];
+    let words = ["asks for a client certificate", "--broker-cert-file"];
+    scene.ends("no-certificate", scene.worker(&url, &trusting)?, CONFIG, &words).await?;
     let stranger = files("stranger", &Authority::new("strangers")?.sign("worker", &[], true)?)?;
     let words = ["does not accept our certificate", "--broker-cert-file"];
     scene.ends("stranger", scene.worker(&url, &stranger)?, CONFIG, &words).await?;

@@ -25,8 +25,8 @@ pub struct Certificate {
     pub key: String,
 }
 
-/// A node with a TLS listener beside the plain one. It asks clients for a certificate of its authority and
-/// lets in who has none; with a certificate's common name one may log in (EXTERNAL).
+/// A node with a TLS listener beside the plain one. It asks clients for a certificate of its authority; with
+/// the common name in it one may log in (EXTERNAL).
 #[derive(Debug)]
 pub struct TlsNode {
     /// The node.
@@ -84,11 +84,11 @@ fn called(name: &str) -> DistinguishedName {
 // === impl TlsNode ===
 
 impl TlsNode {
-    /// Starts one whose certificate is for 127.0.0.1.
+    /// Starts one whose certificate is for 127.0.0.1; with `demands` nobody gets in without a certificate.
     ///
     /// # Errors
     /// As [`Node::start`].
-    pub async fn start(release: Release) -> Result<Self> {
+    pub async fn start(release: Release, demands: bool) -> Result<Self> {
         let authority = Authority::new("mayfly tests")?;
         let certificate = authority.sign("broker", &["127.0.0.1"], true)?;
         let mut port = 0;
@@ -107,7 +107,7 @@ impl TlsNode {
                  ssl_options.certfile = {home}/server.pem\n\
                  ssl_options.keyfile = {home}/server.key\n\
                  ssl_options.verify = verify_peer\n\
-                 ssl_options.fail_if_no_peer_cert = false\n\
+                 ssl_options.fail_if_no_peer_cert = {demands}\n\
                  ssl_cert_login_from = common_name\n\
                  auth_mechanisms.1 = PLAIN\nauth_mechanisms.2 = EXTERNAL\n"
             );
@@ -130,18 +130,6 @@ impl TlsNode {
     pub async fn show(&self, certificate: &Certificate) -> Result<()> {
         show(self.node.broker(), certificate)?;
         self.node.broker().ctl(&["eval", "ssl:clear_pem_cache()."]).await.map(drop)
-    }
-
-    /// Restarts the node as one that lets nobody in without a certificate.
-    ///
-    /// # Errors
-    /// As [`Node::start_again`].
-    pub async fn demand_certificates(&mut self) -> Result<()> {
-        self.node.stop().await?;
-        append(self.node.broker(), "rabbitmq.conf", "", |conf| {
-            conf.replace("fail_if_no_peer_cert = false", "fail_if_no_peer_cert = true")
-        })?;
-        self.node.start_again().await
     }
 }
 
