@@ -116,6 +116,9 @@ pub struct ExitReport {
     pub retried: u64,
     /// Messages dead-lettered.
     pub dead_lettered: u64,
+    /// Messages set aside because somebody may have died over them.
+    #[serde(default)]
+    pub suspected: u64,
     /// Messages given back unprocessed, or lost with their connection.
     pub given_back: u64,
     /// Time spent in handlers, summed over messages, in milliseconds.
@@ -169,6 +172,7 @@ impl ExitReport {
             unrecorded: 0,
             retried: 0,
             dead_lettered: 0,
+            suspected: 0,
             given_back: 0,
             busy_ms: 0,
             idle_ms: 0,
@@ -267,6 +271,7 @@ mod tests {
             unrecorded: u64::MAX,
             retried: u64::MAX,
             dead_lettered: u64::MAX,
+            suspected: u64::MAX,
             given_back: u64::MAX,
             busy_ms: u64::MAX,
             idle_ms: u64::MAX,

@@ -14,6 +14,7 @@ mod sight;
 mod start;
 mod starved;
 mod stop;
+mod suspects;
 
 use std::{
     collections::BTreeSet,

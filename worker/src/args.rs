@@ -65,10 +65,12 @@ Examples:
         for an exec readiness probe
 
 Exit codes:
-  0   idle, or asked to stop
+  0   idle, asked to stop, or recycled (--max-messages, --max-memory,
+      --max-lifetime)
   64  bad usage
   69  broker unreachable at start, or lost for too long
   70  starved (messages wait, none is delivered), aborted, or a defect
+  75  could begin nothing for five minutes: message after message failed
   78  refused by configuration: a queue is missing, no permission, wrong
       password, or the handler cannot start";
 

@@ -22,10 +22,11 @@
 //! # Exit codes
 //! | code | reasons |
 //! |---|---|
-//! | 0 | idle; asked to stop; withdrawn before it started |
+//! | 0 | idle; asked to stop; recycled (its message, memory or time limit); withdrawn before it started |
 //! | 64 | bad usage |
 //! | 69 | broker unreachable until the start deadline, or lost for longer than the reconnect window |
 //! | 70 | starved (messages wait, none is delivered); aborted by a second signal; a defect |
+//! | 75 | could begin nothing for five minutes: message after message failed |
 //! | 78 | at start: wrong password, no permission, a queue missing; at any time: the handler can't start |
 //!
 //! What is refused at start with 78 is retried when it happens later, and ends with 69 after the reconnect
@@ -35,7 +36,7 @@
 //! # Log lines per message
 //! Each delivered message gets one line at level debug, target `mayfly_worker::message`, with `id` (its
 //! `message_id`, or empty) and `outcome`: `done`, `retried`, `dead_lettered` after its ack was written to the
-//! broker; `given_back` after its nack was; `lost` when the connection ended before either. A `done` line is
+//! broker, and so is `suspected`, for one that was set aside; `given_back` after its nack was; `lost` when the connection ended before either. A `done` line is
 //! never written before the ack, but the ack may die with the connection after it: such a message is
 //! delivered again and gets another line there.
 

@@ -41,6 +41,7 @@ pub(crate) fn report(reason: ExitReason, detail: Option<&str>, tally: &Tally) ->
         known: tally.known,
         retried: tally.retried,
         dead_lettered: tally.dead_lettered,
+        suspected: tally.suspected,
         given_back: tally.given_back,
         busy_ms: ms(tally.busy),
         idle_ms: ms(tally.idle),

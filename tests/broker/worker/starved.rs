@@ -69,16 +69,7 @@ async fn the_broker_knows_which_worker_to_serve_first(bed: &Bed) -> Result<()> {
     for worker in &workers {
         worker.is("ready").await?;
     }
-    let listed = bed.broker.ctl(&[
-        "--formatter",
-        "json",
-        "list_consumers",
-        "queue_name",
-        "prefetch_count",
-        "arguments",
-        "ack_required",
-    ]);
-    let listed: Vec<Value> = serde_json::from_str(&listed.await?)?;
+    let listed = bed.broker.consumers().await?;
     let ours = listed.iter().filter(|it| it["queue_name"] == bed.queue.as_str());
     let mut priorities = BTreeMap::new();
     for consumer in ours {

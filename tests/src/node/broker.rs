@@ -149,6 +149,16 @@ impl Broker {
         self.list("list_connections", &["client_properties", "user", "state"]).await
     }
 
+    /// Its consumers, as `rabbitmqctl list_consumers` shows them in JSON.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn consumers(&self) -> Result<Vec<serde_json::Value>> {
+        let columns = ["queue_name", "prefetch_count", "arguments", "ack_required"];
+        let command = ["--formatter", "json", "list_consumers"];
+        Ok(serde_json::from_str(&self.ctl(&[&command[..], &columns].concat()).await?)?)
+    }
+
     /// Raises or clears the memory alarm: while raised, the broker blocks everybody who publishes.
     ///
     /// # Errors

@@ -1,0 +1,334 @@
+//! Messages that bring down their workers, handlers that fail at every message, and workers that make room.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use lapin::{
+    options::{BasicAckOptions, BasicGetOptions},
+    types::AMQPValue,
+};
+use mayfly_service::report::ExitReason;
+use mayfly_tests::{
+    Bed, Client, Kind, Signal,
+    bed::rounds,
+    ids::{self, Ids},
+    on_each_release, until,
+};
+
+use super::{Crew, LIMIT, NOTE_BEGUN, NOTE_DONE, Worker, declare, exit};
+
+on_each_release!(
+    a_message_that_kills_its_worker_is_isolated_with_its_story_and_all_others_are_done,
+    a_message_that_kills_its_worker_goes_to_the_quarantine_queue_where_there_is_one,
+    a_message_that_uses_up_the_memory_is_isolated_and_all_others_are_done,
+    workers_stopped_in_order_again_and_again_accuse_no_message,
+    without_a_suspect_queue_nothing_is_lost_and_nothing_isolated,
+    a_handler_whose_database_is_away_empties_nothing_into_the_dead_letter_queue,
+    a_worker_makes_room_after_so_many_messages_or_so_much_memory_or_time,
+    short_work_is_fetched_ahead_and_long_work_is_not,
+);
+
+/// Kills its worker when the body says so.
+const POISON: &str = r#"read -r word; [ "$word" = poison ] && kill -9 $PPID;"#;
+
+/// Both kinds of queue with all their companions.
+async fn both(bed: &Bed, client: &Client) -> Result<[(Kind, String); 2]> {
+    let queues = super::both(bed, client).await?;
+    for (_, queue) in &queues {
+        client.declare(&format!("{queue}.suspect"), Kind::Quorum).await?;
+    }
+    Ok(queues)
+}
+
+/// Replaces workers that die until `done` holds what it should, and ends the last one in order. Returns how
+/// many died.
+async fn replaced_until(
+    crew: &Crew<'_>,
+    start: impl Fn(usize) -> Result<Worker>,
+    end: impl AsyncFn() -> Result<bool>,
+) -> Result<usize> {
+    let mut deaths = 0;
+    let mut worker = start(0)?;
+    until("all is done", 3 * LIMIT, async || {
+        if worker.process.ended()?.is_some() {
+            // What it leaves behind, its launcher ends.
+            super::end_all(&crew.running());
+            deaths += 1;
+            worker = start(deaths)?;
+        }
+        end().await
+    })
+    .await
+    .with_context(|| worker.process.log_tail())?;
+    worker.process.signal(Signal::TERM)?;
+    worker.ends_with(exit::OK).await?;
+    Ok(deaths)
+}
+
+/// The only message of `queue`: its id and its headers.
+async fn only_message(client: &Client, queue: &str) -> Result<(String, Vec<(String, AMQPValue)>)> {
+    let got = client.channel().basic_get(queue.into(), BasicGetOptions::default()).await?;
+    let delivery = got.with_context(|| format!("{queue} is empty"))?.delivery;
+    delivery.ack(BasicAckOptions::default()).await?;
+    ensure!(client.depth(queue).await?.ready == 0, "more than one in {queue}");
+    let id = delivery.properties.message_id().as_ref().context("no id")?.to_string();
+    let headers = delivery.properties.headers().as_ref().context("no headers")?;
+    let headers = headers.inner().iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+    Ok((id, headers))
+}
+
+fn header<'a>(headers: &'a [(String, AMQPValue)], name: &str) -> Option<&'a AMQPValue> {
+    headers.iter().find(|(it, _)| it == name).map(|(_, value)| value)
+}
+
+async fn a_message_that_kills_its_worker_is_isolated_with_its_story_and_all_others_are_done(
+    bed: &Bed,
+) -> Result<()> {
+    let client = bed.client().await?;
+    for (kind, queue) in both(bed, &client).await? {
+        let crew = Crew::new(bed);
+        let mut good = client.publish(&queue, rounds(500)).await?;
+        client.publish_one(&queue, "the-poison", b"poison\n").await?;
+        good.extend(client.publish(&queue, rounds(500)).await?);
+        let file = format!("{queue}.done");
+        let script = format!("{POISON} {NOTE_DONE}").replace("/done", &format!("/{file}"));
+        let options = ["--concurrency", "10", "--prefetch", "20", "--max-idle", "5m"];
+        let dead = format!("{queue}.dead");
+        let start = |number| crew.exec(&format!("{queue}-{number}"), &queue, &options, &script);
+        let deaths = replaced_until(&crew, start, async || {
+            Ok(crew.notes(&file)?.ids() == good && client.depth(&dead).await?.ready > 0)
+        })
+        .await?;
+        // Once among others and three times alone.
+        ensure!(deaths == 4, "{deaths} workers died");
+        let (id, headers) = only_message(&client, &dead).await?;
+        ensure!(id == "the-poison");
+        let told = (header(&headers, "x-mayfly-deaths"), header(&headers, "x-mayfly-reason"));
+        let story = (AMQPValue::LongLongInt(3), AMQPValue::LongString("suspect".into()));
+        ensure!(told == (Some(&story.0), Some(&story.1)), "{headers:?}");
+        let error = header(&headers, "x-mayfly-error").and_then(AMQPValue::as_long_string);
+        ensure!(error.context("no error")?.to_string().contains("alone"), "{headers:?}");
+        eprintln!(
+            "{} {kind:?}: {} done, done again {}, {deaths} workers died",
+            bed.release,
+            good.len(),
+            crew.notes(&file)?.repeats()
+        );
+        crew.nothing_is_left(&[&queue, &format!("{queue}.suspect")]).await?;
+    }
+    client.close().await
+}
+
+async fn a_message_that_kills_its_worker_goes_to_the_quarantine_queue_where_there_is_one(
+    bed: &Bed,
+) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    let [_, (_, queue)] = both(bed, &client).await?;
+    let large = bed.queue_name("test-quarantine");
+    client.declare(&large, Kind::Quorum).await?;
+    client.publish_one(&queue, "the-poison", b"poison\n").await?;
+    let options = ["--quarantine-queue", &large, "--max-idle", "5m"];
+    let start = |number| crew.exec(&format!("worker-{number}"), &queue, &options, POISON);
+    replaced_until(&crew, start, async || Ok(client.depth(&large).await?.ready > 0)).await?;
+    let (id, headers) = only_message(&client, &large).await?;
+    ensure!(id == "the-poison" && client.depth(&format!("{queue}.dead")).await?.ready == 0);
+    ensure!(header(&headers, "x-mayfly-deaths") == Some(&AMQPValue::LongLongInt(0)), "{headers:?}");
+    client.close().await
+}
+
+/// A control group with a limit on memory, gone when dropped.
+struct MemoryGroup(std::path::PathBuf);
+
+impl MemoryGroup {
+    fn new(name: &str, limit: &str) -> Result<Self> {
+        let (root, file) = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        };
+        let path = std::path::Path::new(root).join(name);
+        fs::create_dir(&path).with_context(|| format!("cannot make {}: root is needed", path.display()))?;
+        let group = Self(path);
+        fs::write(group.0.join(file), limit)?;
+        Ok(group)
+    }
+
+    fn add(&self, pid: i32) -> Result<()> {
+        Ok(fs::write(self.0.join("cgroup.procs"), pid.to_string())?)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // It can be removed once the last process in it is gone.
+        for _ in 0..200 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+async fn a_message_that_uses_up_the_memory_is_isolated_and_all_others_are_done(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    let [_, (_, queue)] = both(bed, &client).await?;
+    let group = MemoryGroup::new(&bed.queue, "100M")?;
+    let mut good = client.publish(&queue, 20).await?;
+    client.publish_one(&queue, "the-poison", b"poison\n").await?;
+    good.extend(client.publish(&queue, 20).await?);
+    // A container's memory is used up for all that runs in it; here the kernel would choose the handler.
+    let script = format!(
+        r#"read -r word; if [ "$word" = poison ]; then echo -1000 >/proc/self/oom_score_adj; tail /dev/zero; fi; {NOTE_DONE}"#
+    );
+    let options = ["--concurrency", "4", "--prefetch", "8", "--max-idle", "5m"];
+    let dead = format!("{queue}.dead");
+    let start = |number| {
+        let worker = crew.exec(&format!("worker-{number}"), &queue, &options, &script)?;
+        group.add(worker.process.pid())?;
+        Ok(worker)
+    };
+    let deaths = replaced_until(&crew, start, async || {
+        Ok(crew.notes("done")?.ids() == good && client.depth(&dead).await?.ready > 0)
+    })
+    .await?;
+    let (id, headers) = only_message(&client, &dead).await?;
+    ensure!(id == "the-poison" && deaths == 4, "{deaths} {headers:?}");
+    crew.nothing_is_left(&[&queue, &format!("{queue}.suspect")]).await?;
+    client.close().await
+}
+
+async fn workers_stopped_in_order_again_and_again_accuse_no_message(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    for (kind, queue) in both(bed, &client).await? {
+        let crew = Crew::new(bed);
+        let published = client.publish(&queue, 30).await?;
+        let options = ["--concurrency", "10", "--prefetch", "20", "--grace", "50ms"];
+        for stop in 0..20 {
+            let begun = crew.notes("begun")?.0.len();
+            let name = format!("{queue}-{stop}");
+            let mut worker = crew.exec(&name, &queue, &options, &format!("{NOTE_BEGUN}; sleep 1000"))?;
+            crew.noted("begun", begun + 1).await?;
+            worker.process.signal(Signal::TERM)?;
+            worker.ends_with(exit::OK).await?;
+        }
+        let file = format!("{queue}.done");
+        let script = NOTE_DONE.replace("/done", &format!("/{file}"));
+        let mut worker = crew.exec(&format!("{queue}-last"), &queue, &["--max-idle", "1s"], &script)?;
+        worker.ends_with(exit::OK).await?;
+        let done = crew.notes(&file)?;
+        ids::assert_same("published", &published, "done", &done.ids())?;
+        ensure!(done.repeats() == 0, "{kind:?}: {done:?}");
+        ensure!(client.depth(&format!("{queue}.dead")).await?.ready == 0);
+        crew.nothing_is_left(&[&queue, &format!("{queue}.suspect")]).await?;
+    }
+    client.close().await
+}
+
+async fn without_a_suspect_queue_nothing_is_lost_and_nothing_isolated(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    declare(&client, &bed.queue, Kind::Classic).await?;
+    let published = client.publish(&bed.queue, 6).await?;
+    let options = ["--concurrency", "3", "--max-idle", "5m"];
+    let script = format!("{NOTE_BEGUN}; sleep 1000");
+    let mut first = crew.exec("first", &bed.queue, &options, &script)?;
+    crew.noted("begun", 3).await?;
+    crew.kill("first", &mut first).await?;
+    // Each of the three has nothing beside it: the lock is free.
+    let script = format!(
+        r#"[ "$MAYFLY_REDELIVERED" = 0 ] || {{ exec 9>"$DIR/lock"; flock -n 9 || exit 65; sleep 0.2; }}; {NOTE_DONE}"#
+    );
+    let mut second = crew.exec("second", &bed.queue, &["--concurrency", "3", "--max-idle", "1s"], &script)?;
+    let report = second.ends_with(exit::OK).await?;
+    ensure!((report.done, report.dead_lettered, report.suspected) == (6, 0, 0), "{report:?}");
+    ids::assert_same("published", &published, "done", &crew.notes("done")?.ids())?;
+    ensure!(second.process.log()?.contains("suspect"), "nobody is told that the queue is missing");
+    client.close().await
+}
+
+async fn a_handler_whose_database_is_away_empties_nothing_into_the_dead_letter_queue(
+    bed: &Bed,
+) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    fs::write(bed.directory().join("away"), "")?;
+    let script = format!(r#"[ ! -e "$DIR/away" ] || exit 1; {NOTE_DONE}"#);
+    let options = ["--declare", "--concurrency", "2", "--max-attempts", "2", "--max-idle", "5m"];
+    let mut worker = crew.exec("worker", &bed.queue, &options, &script)?;
+    worker.is("ready").await?;
+    let published = client.publish(&bed.queue, 12).await?;
+    let says = async |words: &str| Ok(worker.process.log()?.contains(words));
+    until("it begins one message at a time", LIMIT, async || says("one message at a time").await).await?;
+    let [later, dead] = ["retry.10m", "dead"].map(|companion| format!("{}.{companion}", bed.queue));
+    until(
+        "a message has failed for the last time",
+        LIMIT,
+        async || Ok(client.depth(&later).await?.ready > 0),
+    )
+    .await?;
+    fs::remove_file(bed.directory().join("away"))?;
+    until("it begins as usual again", LIMIT, async || says("as usual again").await).await?;
+    until("all others are done", LIMIT, async || {
+        let later = usize::try_from(client.depth(&later).await?.ready)?;
+        Ok(crew.notes("done")?.0.len() + later == published.len())
+    })
+    .await?;
+    ensure!(client.depth(&dead).await?.ready == 0, "dead-lettered");
+    worker.process.signal(Signal::TERM)?;
+    worker.ends_with(exit::OK).await?;
+    let mut all: Ids = crew.notes("done")?.ids();
+    let waiting = usize::try_from(client.depth(&later).await?.ready)?;
+    all.extend(client.take_all(&later, waiting, LIMIT).await?);
+    ids::assert_same("published", &published, "done or to be tried later", &all)?;
+    client.close().await
+}
+
+async fn a_worker_makes_room_after_so_many_messages_or_so_much_memory_or_time(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    declare(&client, &bed.queue, Kind::Quorum).await?;
+    client.publish(&bed.queue, 20).await?;
+    let limits = [("--max-messages", "5"), ("--max-memory", "1MiB"), ("--max-lifetime", "1s")];
+    for (flag, limit) in limits {
+        let mut worker = crew.exec(&flag[2..], &bed.queue, &[flag, limit, "--max-idle", "5m"], NOTE_DONE)?;
+        let report = worker.ends_with(exit::OK).await?;
+        ensure!(report.reason == ExitReason::Recycled && report.given_back == 0, "{flag}: {report:?}");
+        ensure!(flag != "--max-messages" || report.done == 5, "{report:?}");
+    }
+    ensure!(crew.notes("done")?.repeats() == 0);
+    client.close().await
+}
+
+/// What the broker says about the one consumer of the queue.
+async fn prefetch(crew: &Crew<'_>, queue: &str) -> Result<Option<i64>> {
+    let consumers = crew.broker.consumers().await?;
+    let consumer = consumers.iter().find(|it| it["queue_name"] == queue);
+    Ok(consumer.and_then(|consumer| consumer["prefetch_count"].as_i64()))
+}
+
+async fn short_work_is_fetched_ahead_and_long_work_is_not(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    for (time, hint, wanted) in [("1ms", None, 40..=50), ("100ms", Some("1ms"), 1..=1)] {
+        let queue = bed.queue_name("test-prefetch");
+        client.declare(&queue, Kind::Classic).await?;
+        let published = client.publish(&queue, 100).await?;
+        let mut arguments = vec!["sleep", "--queue", &queue, "--for", time, "--max-idle", "5m"];
+        arguments.extend(hint.map(|_| "--service-time-hint"));
+        arguments.extend(hint);
+        let mut worker = crew.start(&queue, &arguments)?;
+        // Sleeping 1 ms takes 2 on some machines.
+        until(&format!("a prefetch in {wanted:?}"), LIMIT, async || {
+            let prefetch = prefetch(&crew, &queue).await?;
+            Ok(prefetch.is_some_and(|it| wanted.contains(&it) || (time == "1ms" && (20..50).contains(&it))))
+        })
+        .await?;
+        until("all are done", LIMIT, async || Ok(worker.process.done_ids()? == published)).await?;
+        worker.process.signal(Signal::TERM)?;
+        worker.ends_with(exit::OK).await?;
+    }
+    client.close().await
+}
