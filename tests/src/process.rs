@@ -93,6 +93,18 @@ impl Program {
         self
     }
 
+    /// The same, started by another program: the first of `words`, with the others before the command.
+    #[must_use]
+    pub fn within(self, words: &[&str]) -> Self {
+        let Self { command: inner, logs } = self;
+        let (program, arguments) = words.split_first().unwrap_or((&"env", &[]));
+        let mut outer = Self::new(Path::new(program), &logs);
+        outer.command.args(arguments).arg(inner.as_std().get_program()).args(inner.as_std().get_args());
+        let variables = inner.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)));
+        outer.command.env_clear().envs(variables);
+        outer
+    }
+
     /// Gives it `text` as standard input; without it, standard input is empty.
     ///
     /// # Errors

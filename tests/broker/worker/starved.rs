@@ -9,7 +9,7 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use mayfly_service::{contract, report::ExitReason};
-use mayfly_tests::{Bed, Kind, Signal, on_each_release, until};
+use mayfly_tests::{Bed, Client, Kind, Signal, on_each_release, until};
 use serde_json::Value;
 
 use super::{Crew, LIMIT, exit};
@@ -52,12 +52,20 @@ async fn a_worker_that_is_never_served_says_so(bed: &Bed) -> Result<()> {
 async fn the_broker_knows_which_worker_to_serve_first(bed: &Bed) -> Result<()> {
     let client = bed.client().await?;
     let crew = Crew::new(bed);
-    client.declare(&bed.queue, Kind::Quorum).await?;
-    let arguments = ["sleep", "--queue", &bed.queue, "--for", "1ms", "--prefetch"];
+    for kind in [Kind::Classic, Kind::Quorum] {
+        lower_slots_are_served_first(bed, &crew, &client, kind).await?;
+    }
+    client.close().await
+}
+
+async fn lower_slots_are_served_first(bed: &Bed, crew: &Crew<'_>, client: &Client, kind: Kind) -> Result<()> {
+    let queue = bed.queue_name("test-packing");
+    client.declare(&queue, kind).await?;
+    let arguments = ["sleep", "--queue", &queue, "--for", "1ms", "--prefetch"];
     let start = |name: &str, prefetch: &str, more: &[&str], slot: Option<&str>| {
         let arguments = [&arguments[..], &[prefetch], more].concat();
         let slot: Vec<_> = slot.map(|slot| (contract::SLOT, slot)).into_iter().collect();
-        crew.start_with(name, &arguments, &slot)
+        crew.start_with(&format!("{kind:?}-{name}"), &arguments, &slot)
     };
     // The prefetch tells them apart.
     let workers = [
@@ -70,7 +78,7 @@ async fn the_broker_knows_which_worker_to_serve_first(bed: &Bed) -> Result<()> {
         worker.is("ready").await?;
     }
     let listed = bed.broker.consumers().await?;
-    let ours = listed.iter().filter(|it| it["queue_name"] == bed.queue.as_str());
+    let ours = listed.iter().filter(|it| it["queue_name"] == queue.as_str());
     let mut priorities = BTreeMap::new();
     for consumer in ours {
         ensure!(consumer["ack_required"] == true, "{consumer}");
@@ -87,7 +95,7 @@ async fn the_broker_knows_which_worker_to_serve_first(bed: &Bed) -> Result<()> {
     no_packing.process.signal(Signal::TERM)?;
     no_packing.ends_with(exit::OK).await?;
     for count in 1..=10 {
-        client.publish(&bed.queue, 1).await?;
+        client.publish(&queue, 1).await?;
         let done = async || Ok(first.process.done_ids()?.len() == count);
         until("the first has done it", LIMIT, done).await?;
     }
@@ -95,6 +103,5 @@ async fn the_broker_knows_which_worker_to_serve_first(bed: &Bed) -> Result<()> {
         worker.process.signal(Signal::TERM)?;
         worker.ends_with(exit::OK).await?;
     }
-    crew.nothing_is_left(&[&bed.queue]).await?;
-    client.close().await
+    crew.nothing_is_left(&[&queue]).await
 }

@@ -6,12 +6,12 @@ use std::{collections::VecDeque, fs, time::Duration};
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
 use lapin::{
-    options::{BasicAckOptions, BasicConsumeOptions},
-    types::FieldTable,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions},
+    types::{AMQPValue, FieldTable},
 };
 use mayfly_service::report::ExitReason;
 use mayfly_tests::{
-    Bed, Kind, Signal,
+    Bed, Kind, Release, Signal,
     bed::rounds,
     ids::{self, Ids},
     node::free_port,
@@ -28,6 +28,8 @@ on_each_release!(
     a_message_is_given_back_only_when_nothing_of_its_handler_runs,
     a_second_signal_ends_it_at_once_and_nothing_of_it_is_left,
     a_signal_ends_a_worker_that_waits_for_its_broker,
+    the_first_process_of_a_container_obeys_signals_too,
+    what_a_give_back_costs_is_what_each_broker_makes_of_it,
 );
 
 async fn a_signal_gives_back_what_has_not_begun_and_finishes_the_rest(bed: &Bed) -> Result<()> {
@@ -203,4 +205,75 @@ async fn a_signal_ends_a_worker_that_waits_for_its_broker(bed: &Bed) -> Result<(
     ensure!(report.reason == ExitReason::AskedToStop && report.startup_ms.is_none(), "{report:?}");
     ensure!(worker.events()? == ["started", "exit"], "{:?}", worker.events());
     crew.nothing_is_left(&[]).await
+}
+
+async fn the_first_process_of_a_container_obeys_signals_too(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    declare(&client, &bed.queue, Kind::Quorum).await?;
+    client.publish(&bed.queue, 2).await?;
+    let script = format!("{NOTE_BEGUN}; sleep 1000");
+    let arguments = super::exec(&bed.queue, &["--grace", "100ms"], &script);
+    let (program, status, termination_log) = crew.program("worker", &arguments)?;
+    let namespace = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let process = program.within(&namespace).spawn("worker")?;
+    let mut worker = super::Worker { process, status, termination_log };
+    crew.noted("begun", 1).await?;
+    let started = worker.status()?;
+    ensure!(started[0]["process"]["pid"] == 1, "{started:?}");
+    // The kernel drops signals for such a process that it has no handler for.
+    let is_worker = |pid: &i32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name.trim_end() == "mayfly-worker"
+    };
+    let pid = crew.running().into_iter().find(is_worker).context("no worker")?;
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).context("a pid")?, Signal::TERM)?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!((report.reason, report.given_back) == (ExitReason::AskedToStop, 1), "{report:?}");
+    client.until_ready(&bed.queue, 2, LIMIT).await?;
+    crew.nothing_is_left(&[]).await?;
+    client.close().await
+}
+
+/// Before 4.3 a give-back counts as a delivery on quorum queues, and 3.10 puts it at the queue's end.
+async fn what_a_give_back_costs_is_what_each_broker_makes_of_it(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    for (kind, queue) in both(bed, &client).await? {
+        for id in ["first", "second", "third"] {
+            client.publish_one(&queue, id, b"").await?;
+        }
+        let (begun, script) = (format!("{queue}.begun"), format!("{NOTE_BEGUN}; sleep 1000"));
+        let script = script.replace("/begun", &format!("/{begun}"));
+        let mut worker = crew.exec(&queue, &queue, &["--prefetch", "2", "--grace", "10ms"], &script)?;
+        crew.noted(&begun, 1).await?;
+        client.until_ready(&queue, 1, LIMIT).await?;
+        worker.process.signal(Signal::TERM)?;
+        worker.ends_with(exit::OK).await?;
+        client.until_ready(&queue, 3, LIMIT).await?;
+        let mut found = Vec::new();
+        while let Some(got) =
+            client.channel().basic_get(queue.as_str().into(), BasicGetOptions::default()).await?
+        {
+            let properties = &got.delivery.properties;
+            let count =
+                properties.headers().as_ref().and_then(|it| it.inner().get("x-delivery-count").cloned());
+            let id = properties.message_id().as_ref().context("no id")?.to_string();
+            found.push((id, got.delivery.redelivered, count.as_ref().and_then(AMQPValue::as_long_long_int)));
+            got.delivery.ack(BasicAckOptions::default()).await?;
+        }
+        let told: Vec<_> =
+            found.iter().map(|(id, came_back, count)| (id.as_str(), *came_back, *count)).collect();
+        let expected = match (kind, bed.release) {
+            (Kind::Classic, _) => vec![("first", true, None), ("second", true, None), ("third", false, None)],
+            (Kind::Quorum, Release::Packaged) => {
+                vec![("third", false, Some(0)), ("second", true, Some(1)), ("first", true, Some(1))]
+            }
+            (Kind::Quorum, Release::Trixie) => {
+                vec![("second", true, Some(1)), ("first", true, Some(1)), ("third", false, None)]
+            }
+        };
+        ensure!(told == expected, "{kind:?} on {}: {told:?}", bed.release);
+    }
+    client.close().await
 }
