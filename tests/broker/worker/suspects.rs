@@ -29,7 +29,7 @@ on_each_release!(
 );
 
 /// Kills its worker when the body says so.
-const POISON: &str = r#"read -r word; [ "$word" = poison ] && kill -9 $PPID;"#;
+const POISON: &str = r#"read -r word; [ "$word" = poison ] && { kill -9 $PPID; sleep 1000; };"#;
 
 /// Both kinds of queue with all their companions.
 async fn both(bed: &Bed, client: &Client) -> Result<[(Kind, String); 2]> {
