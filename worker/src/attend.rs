@@ -61,7 +61,8 @@ pub(crate) struct Attended {
     pub(crate) detail: Option<String>,
 }
 
-/// From the end of a message's time until its handler is told to end at once.
+/// From the end of a message's time until its handler is told to end at once; also how long an answer of the
+/// broker is waited for at the end of the grace period.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a handler may take then, before it is dropped.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -132,7 +133,8 @@ impl<H: Handler> Attendant<H> {
         }
     }
 
-    /// Publishes until the broker has it, or it isn't ours any more.
+    /// Publishes until the broker has it, or it isn't ours any more. Who is asked to end waits a little for the
+    /// answer to what is on its way: given back as well, the message would be there twice.
     async fn forward(
         &self,
         forward: Forward,
@@ -145,7 +147,13 @@ impl<H: Handler> Attendant<H> {
                 crash_point("after-retry-publish");
                 Ok(verdict)
             }
-            () = interrupt.asked() => Ok(Verdict::Interrupted),
+            () = async {
+                interrupt.asked().await;
+                tokio::select! {
+                    () = interrupt.kill.cancelled() => {}
+                    () = tokio::time::sleep(LAST_WORDS) => {}
+                }
+            } => Ok(Verdict::Interrupted),
         }
     }
 

@@ -103,6 +103,8 @@ enum Cancel {
 
 /// So many looks at a queue that holds messages, without one delivery, mean that we are starved.
 const STARVED_AFTER: u32 = 3;
+/// What waits may be on its way: the next look comes not sooner than this.
+const FRUITLESS_PAUSE: Duration = Duration::from_secs(1);
 /// How often a worker with work looks whether suspects wait: each look a call to the broker, each suspect
 /// handled alone.
 const LOOK: Duration = Duration::from_secs(5);
@@ -209,11 +211,12 @@ impl Lifecycle {
     }
 
     fn idle_at(&self) -> Duration {
-        self.quiet_since
-            + match self.course {
-                Course::Queue => self.rules.max_idle,
-                Course::Suspects => SUSPECTS_IDLE,
-            }
+        let limit = match self.course {
+            Course::Queue => self.rules.max_idle,
+            Course::Suspects => SUSPECTS_IDLE,
+        };
+        let is_fruitless = self.carry.fruitless_looks > 0;
+        self.quiet_since + if is_fruitless { limit.max(FRUITLESS_PAUSE) } else { limit }
     }
 
     /// Whether what waits with us is going to be begun.

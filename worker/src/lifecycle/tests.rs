@@ -342,7 +342,7 @@ mod suspects {
                 return;
             }
             let mut visitor = Lifecycle::new(RULES, Course::Suspects, true, worker.carry().clone(), now);
-            now += SUSPECTS_IDLE;
+            now = visitor.idle_at();
             visitor.handle(Event::Tick, now);
             visitor.handle(depth(1), now);
             visitor.handle(Event::Drained, now);
