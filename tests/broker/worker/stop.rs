@@ -214,7 +214,7 @@ async fn the_first_process_of_a_container_obeys_signals_too(bed: &Bed) -> Result
     client.publish(&bed.queue, 2).await?;
     let script = format!("{NOTE_BEGUN}; sleep 1000");
     let arguments = super::exec(&bed.queue, &["--grace", "100ms"], &script);
-    let (program, status, termination_log) = crew.program("worker", &arguments)?;
+    let (program, status, termination_log) = crew.program("mayfly-worker", "worker", &arguments)?;
     let namespace = ["unshare", "--pid", "--fork", "--mount-proc"];
     let process = program.within(&namespace).spawn("worker")?;
     let mut worker = super::Worker { process, status, termination_log };
