@@ -58,6 +58,8 @@ pub(crate) enum Offer {
     Claimed(Arc<InHand>),
 }
 
+/// The ledger's own statements give up soon on a row that somebody holds; a handler's wait as its database says.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout TO DEFAULT";
 /// A commit may take longer than other calls: deferred constraints are checked in it.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -77,7 +79,7 @@ impl Context {
         let postgres = hand.ledger.postgres().ok_or(TransactionError::NoDatabase)?;
         let begun = async {
             let session = postgres.separate().await?;
-            session.client.batch_execute("BEGIN").await.map_err(super::postgres::told)?;
+            session.client.batch_execute(BEGIN).await.map_err(super::postgres::told)?;
             Ok::<_, LedgerError>(session)
         };
         let session =

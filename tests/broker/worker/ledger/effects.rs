@@ -18,6 +18,7 @@ on_each_release!(
     an_effect_happens_once_at_whatever_step_the_worker_dies,
     under_kill_nine_and_a_database_that_dies_every_effect_happens_once,
     a_transaction_that_cannot_succeed_leaves_nothing_behind,
+    a_transaction_waits_for_a_row_that_somebody_else_holds,
 );
 
 const ACCOUNTS: &str = "CREATE TABLE accounts (name text PRIMARY KEY, balance bigint NOT NULL);
@@ -107,6 +108,27 @@ async fn under_kill_nine_and_a_database_that_dies_every_effect_happens_once(bed:
     ensure!(found == expected, "{found} booked of {expected}");
     let dead = client.depth(&format!("{queue}.dead")).await?.ready;
     ensure!(dead == 0, "{dead} dead-lettered");
+    Ok(())
+}
+
+async fn a_transaction_waits_for_a_row_that_somebody_else_holds(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    let store = with_accounts().await?;
+    topology(&crew, &bed.queue).await?;
+    let (holder, onlooker) = (store.postgres().await?, store.postgres().await?);
+    holder.batch_execute("BEGIN; UPDATE accounts SET balance = 100").await?;
+    client.publish_one(&bed.queue, "m", b"alice 1").await?;
+    let mut worker = start(&crew, &store, "finishing", &bed.queue, None)?;
+    // For longer than the ledger's own statements would wait.
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND now() - query_start > interval '2 s'";
+    let waits = async || Ok(onlooker.query_one(waiting, &[]).await?.try_get::<_, i64>(0)? == 1);
+    until("the worker's transaction has waited for two seconds", LIMIT, waits).await?;
+    holder.batch_execute("COMMIT").await?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!((report.done, report.retried) == (1, 0), "{report:?}");
+    ensure!(balance(&store).await? == 101);
     Ok(())
 }
 
