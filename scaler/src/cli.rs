@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::io::Write;
+
 use clap::{CommandFactory, Parser, Subcommand};
 use mayfly_service::{ExitCode, Shutdown, log::LogArgs};
 
@@ -37,6 +39,8 @@ enum Command {
     Check(CheckArgs),
     /// Show, repair, pause or resume what the scaler remembers.
     State(StateArgs),
+    /// Print the JSON Schema of the configuration, for editors.
+    Schema,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -58,6 +62,12 @@ impl Cli {
             Command::Run(args) => run::run(args, shutdown).await,
             Command::Check(args) => check::check(args).await,
             Command::State(args) => state_command::state(args).await,
+            Command::Schema => {
+                let mut out = std::io::stdout().lock();
+                serde_json::to_writer_pretty(&mut out, &crate::config::schema())?;
+                writeln!(out)?;
+                Ok(ExitCode::Ok)
+            }
             Command::Completions { shell } => {
                 let mut command = Self::command();
                 clap_complete::generate(shell, &mut command, "mayfly-scaler", &mut std::io::stdout());

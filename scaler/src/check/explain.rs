@@ -7,7 +7,8 @@ use mayfly_service::tls::TlsFiles;
 use serde::Serialize;
 
 use crate::config::{
-    BrokerSource, Config, LauncherConfig, PoolConfig, SloConfig, Start, WARM_IDLE, WorkerTemplate, words,
+    BrokerSource, Config, LauncherConfig, PoolConfig, SloConfig, Start, WARM_IDLE, Window, WorkerTemplate,
+    words,
 };
 
 /// A node hardly comes sooner.
@@ -126,6 +127,7 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
         }
     }
     sentences.push(sentence("limit", limit(pool)));
+    sentences.extend(pool.schedule.iter().map(|window| sentence("schedule", at_times(pool, window))));
     if pool.min_workers > 0 {
         sentences.push(sentence("kept warm", kept_warm(pool)));
     }
@@ -260,6 +262,14 @@ fn limit(pool: &PoolConfig) -> String {
         Some(0) => "nothing is ever launched".to_owned(),
         Some(most) => format!("at most {} at any time, those that are ending included", workers(most)),
     }
+}
+
+fn at_times(pool: &PoolConfig, window: &Window) -> String {
+    let zone = window.time_zone.iana_name().unwrap_or("UTC");
+    let least = window.min_workers.unwrap_or(pool.min_workers);
+    let most = window.max_workers.unwrap_or(pool.max_workers);
+    let most = most.map_or_else(|| "unlimited".to_owned(), workers);
+    format!("from {} to {} ({zone}): {} kept warm, at most {most}", window.start, window.end, workers(least))
 }
 
 fn kept_warm(pool: &PoolConfig) -> String {

@@ -64,6 +64,7 @@ pools:
   - name: documents
     queues: [{ name: urgent, slo: 1m }, { name: bulk, slo: 2h }]
     start: latest
+    schedule: [{ start: 0 8 * * mon-fri, end: 0 18 * * mon-fri, time_zone: Europe/Berlin, min_workers: 2 }]
     pods_per_node: 4
     worker: { template: mayfly-documents }
 ";
@@ -77,6 +78,7 @@ pools:
       nodes        4 workers fit on each, and whole ones are filled
       suspects     messages whose worker died, in urgent.suspect, bulk.suspect, count like the others
       limit        at most 10 workers at any time, those that are ending included
+      schedule     from 0 8 * * 1-5 to 0 18 * * 1-5 (Europe/Berlin): 2 workers kept warm, at most 10 workers
       taken back   a worker that has not started, once the promise held without it for 10s
       cool-down    after a worker failed no launch for 10s, doubled by each further failure up to 6m, and up to 20 % more; a message done forgives all, 6m without a failure forgives one
       end          workers end themselves when idle; lower slots are served first, so that surplus ones run dry

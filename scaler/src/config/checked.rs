@@ -9,7 +9,7 @@ use std::{
 use mayfly_service::{contract, tls::TlsFiles};
 
 use super::{
-    BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, PoolConfig, SloConfig, Start,
+    BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, Limits, PoolConfig,
     WorkerTemplate,
     raw::{RawBroker, RawConfig, RawKubernetes, RawLauncher, RawPool, RawProcess, RawQueue, RawWorker},
     values::{ANY_DURATION, Bare, duration, label, limit, name, number, switch},
@@ -18,14 +18,10 @@ use super::{
 /// Check intervals that serve a purpose and do no harm at the broker.
 const CHECK_INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_mins(1);
-/// A shorter SLO cannot be kept by starting workers.
-const SLOS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=*ANY_DURATION.end();
-/// Most pods that anybody puts on a node.
-const MOST_PER_NODE: u32 = 1000;
 /// A shorter cool-down is none.
 const SHORTEST_COOLDOWN: Duration = Duration::from_millis(100);
 /// Most workers of one limit.
-const MOST_WORKERS: u32 = 100_000;
+pub(super) const MOST_WORKERS: u32 = 100_000;
 /// Most workers launched, or pending, at once.
 const MOST_AT_ONCE: u32 = 100;
 /// Greatest weight.
@@ -102,7 +98,7 @@ impl Config {
                 }
             }
         }
-        let least: u64 = self.pools.iter().map(|pool| u64::from(pool.min_workers)).sum();
+        let least: u64 = self.pools.iter().map(|pool| u64::from(pool.greatest_minimum())).sum();
         if let Some(quota) = self.quota.filter(|quota| u64::from(*quota) < least) {
             let problem =
                 format!("{quota} is less than the {least} workers that min_workers keep warm in total");
@@ -206,6 +202,7 @@ impl RawPool {
             return Err(conflict(at("name"), problem));
         }
         let queues = queue_names(path, self.queues)?;
+        let schedule = super::schedule::checked(path, self.schedule)?;
         let worker = self.worker.unwrap_or_default().checked(&at("worker"), launcher)?;
         let launch_interval = match (self.launch_interval, self.check_trigger_interval) {
             (Some(_), Some(_)) => {
@@ -219,7 +216,8 @@ impl RawPool {
             (None, None) => None,
         };
         let cooldowns = SHORTEST_COOLDOWN..=*ANY_DURATION.end();
-        let mut checked = PoolConfig { queues, slo, ..PoolConfig::with_defaults(&pool, &pool, worker) };
+        let mut checked =
+            PoolConfig { queues, schedule, slo, ..PoolConfig::with_defaults(&pool, &pool, worker) };
         set(&mut checked.launch_interval, launch_interval.map(Ok))?;
         set(
             &mut checked.target_queue_size,
@@ -271,64 +269,17 @@ impl RawPool {
     }
 }
 
-impl RawPool {
-    /// What is promised on waiting times: for all queues or for none.
-    fn slo(&self, path: &str) -> Result<Option<SloConfig>, ConfigError> {
-        let at = |key: &str| format!("{path}.{key}");
-        let with_slo = self.queues.iter().filter(|queue| queue.slo.is_some()).count();
-        if with_slo == 0 {
-            let of_slo = [("pods_per_node", &self.pods_per_node), ("start", &self.start)];
-            return match of_slo.into_iter().find(|(_, value)| value.is_some()) {
-                Some((key, _)) => {
-                    Err(conflict(at(key), "is for queues with an slo: give them one".to_owned()))
-                }
-                None => Ok(None),
-            };
-        }
-        if let Some(without) = self.queues.iter().position(|queue| queue.slo.is_none()) {
-            let problem = "is missing: give one to all queues of a pool or to none";
-            return Err(conflict(at(&format!("queues[{without}].slo")), problem.to_owned()));
-        }
-        let of_classic = [
-            ("target_queue_size", &self.target_queue_size),
-            ("force_empty_queue_interval", &self.force_empty_queue_interval),
-            ("max_pending_while_scaling", &self.max_pending_while_scaling),
-            ("skip_futile", &self.skip_futile),
-        ];
-        if let Some((key, _)) = of_classic.into_iter().find(|(_, value)| value.is_some()) {
-            let problem = "is for queues without an slo: with one, deadlines alone decide";
-            return Err(conflict(at(key), problem.to_owned()));
-        }
-        let target = |(index, queue): (usize, &RawQueue)| {
-            let text = queue.slo.as_deref().unwrap_or_default();
-            duration(&at(&format!("queues[{index}].slo")), text, Bare::Refused, SLOS)
-        };
-        let pods_per_node = self.pods_per_node.as_ref();
-        let pods_per_node = pods_per_node.map(|text| number(&at("pods_per_node"), text, 1..=MOST_PER_NODE));
-        let start = self.start.as_ref().map(|text| match text.trim() {
-            "immediate" => Ok(Start::Immediate),
-            "latest" => Ok(Start::Latest),
-            _ => Err(ConfigError::Value {
-                path: at("start"),
-                value: text.clone(),
-                allowed: "expected immediate or latest".to_owned(),
-            }),
-        });
-        Ok(Some(SloConfig {
-            targets: self.queues.iter().enumerate().map(target).collect::<Result<_, _>>()?,
-            pods_per_node: pods_per_node.transpose()?,
-            start: start.transpose()?.unwrap_or_default(),
-        }))
-    }
-}
-
 // === impl PoolConfig ===
 
 impl PoolConfig {
     fn fits_together(&self, path: &str) -> Result<(), ConfigError> {
-        if let Some(most) = self.max_workers.filter(|most| self.min_workers > *most) {
-            let problem = format!("{} is more than max_workers ({most})", self.min_workers);
-            return Err(conflict(format!("{path}.min_workers"), problem));
+        let windows = (0..).zip(&self.schedule);
+        let paths = windows.map(|(index, window)| (format!("{path}.schedule[{index}]"), self.within(window)));
+        for (path, Limits { min_workers, max_workers }) in paths.chain([(path.to_owned(), self.always())]) {
+            if let Some(most) = max_workers.filter(|most| min_workers > *most) {
+                let problem = format!("{min_workers} is more than max_workers ({most})");
+                return Err(conflict(format!("{path}.min_workers"), problem));
+            }
         }
         if self.cooldown_base > self.cooldown_cap {
             return Err(conflict(
@@ -436,7 +387,7 @@ fn set<T>(value: &mut T, by: Option<Result<T, ConfigError>>) -> Result<(), Confi
     Ok(())
 }
 
-fn required<T>(path: &str, value: Option<T>, allowed: &'static str) -> Result<T, ConfigError> {
+pub(super) fn required<T>(path: &str, value: Option<T>, allowed: &'static str) -> Result<T, ConfigError> {
     value.ok_or_else(|| missing(path, allowed))
 }
 
@@ -444,7 +395,7 @@ fn missing(path: &str, allowed: &'static str) -> ConfigError {
     ConfigError::Missing { path: path.to_owned(), allowed }
 }
 
-const fn conflict(path: String, problem: String) -> ConfigError {
+pub(super) const fn conflict(path: String, problem: String) -> ConfigError {
     ConfigError::Conflict { path, problem }
 }
 

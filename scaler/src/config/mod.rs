@@ -4,6 +4,9 @@ mod checked;
 mod error;
 mod overrides;
 mod raw;
+mod schedule;
+mod schema;
+mod slo;
 mod values;
 
 use std::{
@@ -18,6 +21,9 @@ use mayfly_service::tls::TlsFiles;
 
 pub use error::ConfigError;
 pub use overrides::Overrides;
+pub use schedule::{Limits, Window};
+pub use schema::schema;
+pub use slo::{SloConfig, Start};
 pub(crate) use values::words;
 
 /// All of it.
@@ -93,6 +99,8 @@ pub struct PoolConfig {
     pub min_workers: u32,
     /// Most workers occupied at any time; `None` is unlimited, 0 launches nothing.
     pub max_workers: Option<u32>,
+    /// Other limits at certain times; of overlapping windows the first one counts.
+    pub schedule: Vec<Window>,
     /// A pending worker that nothing needs for this long is taken back.
     pub withdraw_after: Duration,
     /// First cool-down after a failure.
@@ -107,27 +115,6 @@ pub struct PoolConfig {
     pub slo: Option<SloConfig>,
     /// What a worker of this pool is.
     pub worker: WorkerTemplate,
-}
-
-/// What makes a pool one with an SLO.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SloConfig {
-    /// The acceptable age of the oldest message of each queue, in their order.
-    pub targets: Vec<Duration>,
-    /// Workers that fit on one node; learned if `None`.
-    pub pods_per_node: Option<u32>,
-    /// When to launch where nothing lives.
-    pub start: Start,
-}
-
-/// When to launch where nothing lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Start {
-    /// As soon as something waits.
-    #[default]
-    Immediate,
-    /// At the last moment that does.
-    Latest,
 }
 
 /// What a worker is. Its `Debug` form names the variables of `env` without their values.
@@ -260,6 +247,7 @@ impl PoolConfig {
             skip_futile: false,
             min_workers: 0,
             max_workers: Some(10),
+            schedule: Vec::new(),
             withdraw_after: Duration::from_secs(10),
             cooldown_base: Duration::from_secs(10),
             cooldown_cap: Duration::from_mins(6),

@@ -88,6 +88,7 @@ fn every_key_arrives_where_it_belongs() {
             skip_futile: true,
             min_workers: 1,
             max_workers: Some(12),
+            schedule: Vec::new(),
             withdraw_after: Duration::from_secs(11),
             cooldown_base: Duration::from_secs(9),
             cooldown_cap: Duration::from_mins(5),

@@ -7,7 +7,7 @@ use super::{
     PoolState, UnknownWhat, Withdraw, Worker, need::Need,
 };
 use crate::{
-    config::{Config, PoolConfig},
+    config::{Config, Limits, PoolConfig},
     time::Time,
 };
 
@@ -33,6 +33,8 @@ pub struct Counts {
 /// One pool, all that a decision looks at.
 pub(super) struct Scene<'a> {
     pub(super) pool: &'a PoolConfig,
+    /// The limits that hold now.
+    pub(super) limits: Limits,
     pub(super) state: &'a PoolState,
     pub(super) memory: &'a Memory,
     /// The pool's workers.
@@ -144,6 +146,7 @@ impl<'a> Scene<'a> {
             observation.workers.fresh(now, LISTING_STALE_AFTER).map_err(unknown(UnknownWhat::Workers))?;
         Ok(Scene {
             pool,
+            limits: pool.limits(now),
             state,
             memory,
             workers: workers.iter().filter(|worker| worker.pool == pool.name).collect(),
@@ -182,7 +185,8 @@ impl Scene<'_> {
         })
     }
 
-    /// Workers that may be taken back, newest first: those that have not started, above the minimum.
+    /// Workers that may be taken back: those that have not started, above the minimum. First those without a
+    /// node, which it would have to come for; then the newest.
     pub(super) fn withdrawable(&self) -> Vec<&Worker> {
         let mut unstarted: Vec<_> = self
             .workers
@@ -192,14 +196,14 @@ impl Scene<'_> {
                 worker.serial.is_some() && worker.is_removable(self.now) && !self.state.has_given_up(worker)
             })
             .collect();
-        unstarted.sort_by_key(|worker| std::cmp::Reverse(worker.serial));
-        let above = self.counts.useful().saturating_sub(self.pool.min_workers);
+        unstarted.sort_by_key(|worker| (worker.node.is_some(), std::cmp::Reverse(worker.serial)));
+        let above = self.counts.useful().saturating_sub(self.limits.min_workers);
         unstarted.truncate(usize::try_from(above).unwrap_or(usize::MAX));
         unstarted
     }
 
     fn launch(&self) -> Result<Launch, Hold> {
-        let Self { pool, state, counts, need, now, .. } = self;
+        let Self { pool, limits, state, counts, need, now, .. } = self;
         if let Some(until) = state.cooldown_until.filter(|until| now < until) {
             return Err(Hold::CoolingDown {
                 until,
@@ -207,9 +211,9 @@ impl Scene<'_> {
             });
         }
         let occupied = counts.occupied();
-        let room = pool.max_workers.map_or(u32::MAX, |maximum| maximum.saturating_sub(occupied));
-        let below_minimum = counts.useful() < pool.min_workers;
-        if let Some(maximum) = pool.max_workers
+        let room = limits.max_workers.map_or(u32::MAX, |maximum| maximum.saturating_sub(occupied));
+        let below_minimum = counts.useful() < limits.min_workers;
+        if let Some(maximum) = limits.max_workers
             && room == 0
             && (need.ready > 0 || below_minimum)
         {
@@ -220,7 +224,7 @@ impl Scene<'_> {
         }
         let paced = self.pacing(pool.launch_interval);
         if below_minimum && need.any_known && counts.pending < pool.scale_increment && paced.is_none() {
-            let minimum = pool.min_workers;
+            let minimum = limits.min_workers;
             let useful = counts.useful();
             let count = (minimum - useful).min(pool.scale_increment - counts.pending).min(room);
             return Ok(self.launch_of(count, LaunchReason::BelowMinimum { useful, minimum }));

@@ -15,6 +15,7 @@ mod observation;
 mod pending;
 mod plan;
 mod record;
+mod sample;
 mod share;
 mod slo;
 mod waiting;
@@ -34,6 +35,7 @@ pub use pending::{Action, PODLESS_REMOVABLE_AFTER, PendingCause};
 pub use record::{
     Capacity, Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
 };
+pub use sample::Sample;
 pub use share::share;
 pub use waiting::Batch;
 

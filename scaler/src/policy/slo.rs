@@ -93,11 +93,17 @@ impl Scene<'_> {
         if need.unknown.is_some() || !need.any_known {
             return 0;
         }
-        let unstarted = self.withdrawable();
-        let most = u32::try_from(unstarted.len()).unwrap_or(u32::MAX);
+        let count = |workers: usize| u32::try_from(workers).unwrap_or(u32::MAX);
+        let mut unstarted = self.withdrawable();
+        let most = count(unstarted.len());
         let ready = u32::try_from(need.ready).unwrap_or(u32::MAX);
         let empty_handed = counts.pending.saturating_sub(ready).min(most);
         let Some(demand) = self.demand(slo).filter(|_| ready > 0) else { return empty_handed };
+        // A node that is there is paid for: who waits on it only for its image costs no more.
+        unstarted.retain(|worker| worker.node.is_none());
+        let most = count(unstarted.len());
+        let placed = count(self.pending().filter(|(worker, ..)| worker.node.is_some()).count());
+        let unplaced = counts.pending.saturating_sub(placed);
         let supply = self.supply(slo);
         let planner = Planner::new(&demand, supply.cold);
         let holds_without = |count: u32| {
@@ -110,8 +116,8 @@ impl Scene<'_> {
             let middle = u32::midpoint(holds, fails);
             if holds_without(middle) { holds = middle } else { fails = middle }
         }
-        let needed = (counts.pending - holds).next_multiple_of(supply.per_node);
-        empty_handed.max(counts.pending.saturating_sub(needed))
+        let needed = unplaced.saturating_sub(holds).next_multiple_of(supply.per_node);
+        empty_handed.max(unplaced.saturating_sub(needed))
     }
 
     /// What waits, by queue; `None` while nobody knows how long work takes.

@@ -136,7 +136,7 @@ fn environment(instance: &str, pool: &PoolConfig, plan: &Plan) -> Vec<(&'static 
     if pool.packing {
         environment.push((contract::SLOT, plan.slot.to_string()));
     }
-    if plan.slot < pool.min_workers {
+    if plan.slot < pool.limits(plan.stamp).min_workers {
         environment.push((contract::MAX_IDLE, humantime::format_duration(WARM_IDLE).to_string()));
     }
     if let Some(hint) = plan.service_time {

@@ -121,7 +121,7 @@ impl ProcessLauncher {
         if pool.packing {
             worker.env(contract::SLOT, plan.slot.to_string());
         }
-        if plan.slot < pool.min_workers {
+        if plan.slot < pool.limits(plan.stamp).min_workers {
             worker.env(contract::MAX_IDLE, humantime::format_duration(WARM_IDLE).to_string());
         }
         if let Some(hint) = plan.service_time {

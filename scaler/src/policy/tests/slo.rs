@@ -250,6 +250,8 @@ fn pending_workers_that_the_plan_holds_without_are_taken_back_by_whole_nodes() {
     assert_eq!(withdrawn(&after(10, &scene(250, 8))), names);
     assert_eq!(withdrawn(&after(10, &scene(250, 4))), [""; 0]);
     assert_eq!(withdrawn(&after(10, &scene(900, 8))), [""; 0], "six are needed");
+    let paid_for = Scene { pool: slo(four), ..experienced(100, [on("a", ready(1)), on("a", unstarted(2))]) };
+    assert_eq!(withdrawn(&after(10, &paid_for)), [""; 0], "its node is there anyway");
     let at_least =
         |minimum| Scene { pool: PoolConfig { min_workers: minimum, ..slo(four) }, ..scene(250, 8) };
     assert_eq!(withdrawn(&after(10, &at_least(4))), names);
