@@ -23,7 +23,7 @@ pub(super) async fn measure(stage: &Stage, client: &Client, scale: Scale) -> Res
     let length = Duration::from_secs(scale.paced_seconds);
     client.declare(queue, Kind::Quorum).await?;
     eprintln!("quorum queue, 1,000 messages a second for {length:?}");
-    let program = stage.program("mayfly-worker")?.args(["sleep", "--queue", queue, "--for", "0s"]);
+    let program = stage.program("mayfly-worker")?.args(["noop", "--queue", queue]);
     let mut worker = Watched::spawn(stage, program, queue)?;
     worker.until_ready().await?;
     pace(client, queue, GAP, WARM_UP).await?;

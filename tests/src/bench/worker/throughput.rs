@@ -70,13 +70,12 @@ async fn measure_kind(
                 Taker::Worker => {
                     let prefetch = PREFETCH.to_string();
                     let Emptied { rate, peak } =
-                        empty(stage, &name, queue, count, no_work(&["--for", "0s", "--prefetch", &prefetch]))
-                            .await?;
+                        empty(stage, &name, queue, count, no_work(&["--prefetch", &prefetch])).await?;
                     worker.push(rate);
                     peaks.push(peak);
                 }
                 Taker::WorkerByItself => {
-                    by_itself.push(empty(stage, &name, queue, count, no_work(&["--for", "0s"])).await?.rate);
+                    by_itself.push(empty(stage, &name, queue, count, no_work(&[])).await?.rate);
                 }
             }
         }
@@ -94,7 +93,7 @@ async fn measure_kind(
 }
 
 const fn no_work<'a>(options: &'a [&'a str]) -> Arguments<'a> {
-    Arguments { handler: "sleep", options, command: None }
+    Arguments { handler: "noop", options, command: None }
 }
 
 fn bare_client(stage: &Stage, queue: &str, count: usize) -> Result<Program> {
