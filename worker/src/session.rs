@@ -5,13 +5,16 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
+    task::{self, Poll, Waker},
     time::Duration,
 };
 
 use mayfly_broker::{CALL_LIMIT, Channel, Depth, Error, Intake, Message, QueueState, Taken};
 use mayfly_service::{Shutdown, chain, crash::crash_point, deadline, report::ExitReason};
 use tokio::{
+    runtime::{Handle, RuntimeFlavor},
     task::{JoinError, JoinSet},
     time::{Instant, Interval},
 };
@@ -53,6 +56,8 @@ pub(crate) struct Session<'a, H> {
     depth_channel: Option<Channel>,
     lifecycle: Lifecycle,
     tasks: JoinSet<Attended>,
+    /// On several threads a handler that computes may do so beside us.
+    has_one_thread: bool,
     interrupt: Interrupt,
     /// For what the ledger does not remember: asked to end also when the connection is lost.
     unclaimed: Interrupt,
@@ -129,6 +134,7 @@ impl<'a, H: Handler> Session<'a, H> {
             depth_channel: None,
             lifecycle,
             tasks: JoinSet::new(),
+            has_one_thread: Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
             unclaimed: interrupt.child(),
             interrupt,
             held: BTreeMap::new(),
@@ -144,19 +150,33 @@ impl<'a, H: Handler> Session<'a, H> {
         let mut is_stopping = false;
         let mut memory_looks = self.common.max_memory.map(|_| tokio::time::interval(MEMORY_INTERVAL));
         let mut age_looks = Some(tokio::time::interval(AGE_INTERVAL));
+        // These outlive a turn of the loop: there are several turns per message.
+        let (aborted, stopped) = (shutdown.abort.cancelled(), shutdown.stop.cancelled());
+        let timer = tokio::time::sleep_until(self.common.epoch);
+        let mut timer_at = None;
+        tokio::pin!(aborted, stopped, timer);
         loop {
             let wake_at = self.lifecycle.wake_at().map(|at| self.common.epoch + at);
+            if timer_at != wake_at {
+                timer_at = wake_at;
+                if let Some(at) = wake_at {
+                    timer.as_mut().reset(at);
+                }
+            }
             let event = tokio::select! {
                 biased;
-                () = shutdown.abort.cancelled() => Event::Abort,
-                () = shutdown.stop.cancelled(), if !is_stopping => {
+                () = &mut aborted => Event::Abort,
+                () = &mut stopped, if !is_stopping => {
                     is_stopping = true;
                     Event::Stop
                 }
-                Some(attended) = self.tasks.join_next() => self.finished(attended),
+                Some(attended) = self.tasks.join_next() => self.joined(attended),
                 taken = next(self.intake.as_mut()) => self.taken(taken),
                 () = self.common.attendant.ledger_answered() => Event::LedgerAnswered,
-                () = sleep_until(wake_at) => Event::Tick,
+                () = &mut timer, if timer_at.is_some() => {
+                    timer_at = None;
+                    Event::Tick
+                }
                 () = tick(memory_looks.as_mut()) => self.look_at_memory(),
                 () = tick(age_looks.as_mut()) => self.look_at_age(),
             };
@@ -206,27 +226,32 @@ impl<'a, H: Handler> Session<'a, H> {
         }
     }
 
-    fn finished(&mut self, attended: Result<Attended, JoinError>) -> Event {
+    fn joined(&mut self, attended: Result<Attended, JoinError>) -> Event {
         match attended {
-            Ok(Attended { message, verdict, busy, detail }) => {
-                if detail.is_some() {
-                    self.detail = detail;
-                }
-                self.common.announcer.metrics().handled(busy);
-                let tag = message.tag;
-                let told_apart = message.id().map_or_else(|| hash(tag), hash);
-                if matches!(verdict, Verdict::Held(_) | Verdict::Interrupted | Verdict::Unfit(_))
-                    && let Some(held) = self.held.get_mut(&tag)
-                {
-                    held.message = Some(message);
-                }
-                Event::Finished { tag, verdict, busy, message: told_apart }
-            }
-            Err(error) => {
-                self.detail = Some(format!("a handler panicked: {error}"));
-                Event::Panicked
-            }
+            Ok(attended) => self.finished(attended),
+            Err(error) => self.panicked(&error.to_string()),
         }
+    }
+
+    fn finished(&mut self, attended: Attended) -> Event {
+        let Attended { message, verdict, busy, detail } = attended;
+        if detail.is_some() {
+            self.detail = detail;
+        }
+        self.common.announcer.metrics().handled(busy);
+        let tag = message.tag;
+        let told_apart = message.id().map_or_else(|| hash(tag), hash);
+        if matches!(verdict, Verdict::Held(_) | Verdict::Interrupted | Verdict::Unfit(_))
+            && let Some(held) = self.held.get_mut(&tag)
+        {
+            held.message = Some(message);
+        }
+        Event::Finished { tag, verdict, busy, message: told_apart }
+    }
+
+    fn panicked(&mut self, error: &str) -> Event {
+        self.detail = Some(format!("a handler panicked: {error}"));
+        Event::Panicked
     }
 
     fn failed(&mut self, error: &Error) -> Event {
@@ -266,7 +291,7 @@ impl<'a, H: Handler> Session<'a, H> {
 
     async fn execute(&mut self, command: Command, shutdown: &Shutdown) -> Result<Option<Event>, Error> {
         match command {
-            Command::Start { tag } => self.start(tag),
+            Command::Start { tag } => return Ok(self.start(tag)),
             Command::Ack(ack) => self.ack(ack).await?,
             Command::GiveBack { tag } => self.give_back(tag).await?,
             Command::Brake(cause) => self.brake(cause),
@@ -288,18 +313,30 @@ impl<'a, H: Handler> Session<'a, H> {
         Ok(None)
     }
 
-    fn start(&mut self, tag: u64) {
-        if let Some(message) = self.held.get_mut(&tag).and_then(|held| held.message.take()) {
-            self.common.announcer.metrics().began(&message, self.course == Course::Suspects);
-            let attendant = Arc::clone(self.common.attendant);
-            let site = Site {
-                course: self.course,
-                has_suspects: self.link.has_suspects,
-                interrupt: self.interrupt.clone(),
-                unclaimed: self.unclaimed.clone(),
-            };
-            self.tasks.spawn(async move { attendant.attend(message, site).await });
+    /// Begins work on a message. What is done at once needs no task of its own, which would cost a turn of the
+    /// runtime, a system call included, for each message.
+    fn start(&mut self, tag: u64) -> Option<Event> {
+        let message = self.held.get_mut(&tag).and_then(|held| held.message.take())?;
+        self.common.announcer.metrics().began(&message, self.course == Course::Suspects);
+        let attendant = Arc::clone(self.common.attendant);
+        let site = Site {
+            course: self.course,
+            has_suspects: self.link.has_suspects,
+            interrupt: self.interrupt.clone(),
+            unclaimed: self.unclaimed.clone(),
+        };
+        let mut attending = Box::pin(async move { attendant.attend(message, site).await });
+        if self.has_one_thread {
+            let mut context = task::Context::from_waker(Waker::noop());
+            match catch_unwind(AssertUnwindSafe(|| attending.as_mut().poll(&mut context))) {
+                Ok(Poll::Ready(attended)) => return Some(self.finished(attended)),
+                Ok(Poll::Pending) => {}
+                // What it said went to standard error, as that of every thread.
+                Err(_) => return Some(self.panicked("at its beginning")),
+            }
         }
+        self.tasks.spawn(attending);
+        None
     }
 
     async fn ack(&mut self, ack: Ack) -> Result<(), Error> {
@@ -441,13 +478,6 @@ async fn tick(interval: Option<&mut Interval>) {
         Some(interval) => {
             interval.tick().await;
         }
-        None => pending().await,
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
         None => pending().await,
     }
 }
