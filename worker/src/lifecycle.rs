@@ -474,9 +474,12 @@ impl Lifecycle {
     fn flush(&mut self, now: Duration, commands: &mut Vec<Command>) {
         let due = self.outstanding.due();
         let has_room = self.working.len() < self.concurrency();
+        // Acks that follow each other closely wait for others, unless messages wait for them.
+        let is_full = self.outstanding.len() >= self.prefetch.into();
+        let at_once = is_full || self.phase != Phase::Taking || self.outstanding.is_calm(now);
         let lingered = self.outstanding.flush_at().is_some_and(|at| now >= at);
-        if due > 0 && (due >= self.batch() || has_room || lingered) {
-            for ack in self.outstanding.flush() {
+        if due > 0 && (due >= self.batch() || (has_room && at_once) || lingered) {
+            for ack in self.outstanding.flush(now) {
                 ack.covers.iter().for_each(|&(_, settled)| self.proof.written(settled));
                 commands.push(Command::Ack(ack));
             }

@@ -24,6 +24,8 @@ pub(crate) struct Outstanding {
     due: usize,
     /// When the first of those became due.
     due_since: Option<Duration>,
+    /// When acks were sent last.
+    flushed: Option<Duration>,
 }
 
 // === impl Outstanding ===
@@ -61,14 +63,21 @@ impl Outstanding {
         self.due_since.map(|since| since + Self::LINGER)
     }
 
+    /// Whether no ack was sent lately. Else a little patience makes one of many: at 1,000 messages a second each
+    /// ack of its own would cost as much as its message.
+    pub(crate) fn is_calm(&self, now: Duration) -> bool {
+        self.flushed.is_none_or(|at| now >= at + Self::LINGER)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.deliveries.len()
     }
 
     /// The acks for all that is due, in the order in which they must be sent.
-    pub(crate) fn flush(&mut self) -> Vec<Ack> {
+    pub(crate) fn flush(&mut self, now: Duration) -> Vec<Ack> {
         self.due = 0;
         self.due_since = None;
+        self.flushed = Some(now);
         let mut acks = Vec::new();
         let mut prefix = Vec::new();
         let mut in_prefix = true;
@@ -114,28 +123,28 @@ mod tests {
 
     #[test]
     fn the_done_prefix_takes_one_ack() {
-        let acks = outstanding(1..=4, &[3, 1, 2]).flush();
+        let acks = outstanding(1..=4, &[3, 1, 2]).flush(NOW);
         assert_eq!(shape(&acks), [(3, true)]);
         assert_eq!(acks[0].covers.len(), 3);
     }
 
     #[test]
     fn what_is_done_behind_work_is_acked_alone_so_that_it_holds_up_no_delivery() {
-        assert_eq!(shape(&outstanding(1..=5, &[1, 3, 5]).flush()), [(1, false), (3, false), (5, false)]);
+        assert_eq!(shape(&outstanding(1..=5, &[1, 3, 5]).flush(NOW)), [(1, false), (3, false), (5, false)]);
     }
 
     #[test]
     fn nothing_is_acked_twice() {
         let mut outstanding = outstanding(1..=2, &[1]);
-        assert_eq!(outstanding.flush().len(), 1);
+        assert_eq!(outstanding.flush(NOW).len(), 1);
         outstanding.settled(1, Settled::Done, NOW);
-        assert_eq!((outstanding.flush(), outstanding.due(), outstanding.len()), (vec![], 0, 1));
+        assert_eq!((outstanding.flush(NOW), outstanding.due(), outstanding.len()), (vec![], 0, 1));
     }
 
     #[test]
     fn a_multiple_ack_may_pass_over_what_was_given_back_before() {
         let mut outstanding = outstanding(1..=3, &[1, 3]);
         outstanding.given_back(2);
-        assert_eq!(shape(&outstanding.flush()), [(3, true)]);
+        assert_eq!(shape(&outstanding.flush(NOW)), [(3, true)]);
     }
 }

@@ -135,11 +135,29 @@ fn acks_wait_a_little_for_others_while_all_handlers_are_busy() {
 }
 
 #[test]
-fn acks_go_at_once_when_a_handler_is_free() {
-    let mut worker = lifecycle();
+fn acks_go_at_once_when_a_handler_is_free_but_not_one_after_the_other() {
+    let mut worker = Lifecycle::new(RULES, Course::Queue, false, carry(8), START);
     deliver(&mut worker, 1..=2);
     assert_eq!(acks(&worker.handle(finished(2, Verdict::Done), START)), [(2, false)]);
-    assert_eq!(acks(&worker.handle(finished(1, Verdict::Retried), START)), [(1, false)]);
+    assert_eq!(acks(&worker.handle(finished(1, Verdict::Retried), START + MS)), []);
+    worker.handle(delivered(3), START + 2 * MS);
+    assert_eq!(acks(&worker.handle(finished(3, Verdict::Done), START + 3 * MS)), []);
+    let lingered = START + MS + Outstanding::LINGER;
+    assert_eq!(worker.wake_at(), Some(lingered));
+    assert_eq!(acks(&worker.handle(Event::Tick, lingered)), [(3, true)]);
+    worker.handle(delivered(4), lingered + Outstanding::LINGER);
+    let calm = lingered + Outstanding::LINGER;
+    assert_eq!(acks(&worker.handle(finished(4, Verdict::Done), calm)), [(4, false)]);
+}
+
+#[test]
+fn acks_go_at_once_when_the_broker_delivers_nothing_without_them() {
+    let rules = Rules { concurrency: 6, ..RULES };
+    let mut worker = Lifecycle::new(rules, Course::Queue, false, carry(6), START);
+    deliver(&mut worker, 1..=6);
+    assert_eq!(acks(&worker.handle(finished(1, Verdict::Done), START)), [(1, false)]);
+    worker.handle(delivered(7), START);
+    assert_eq!(acks(&worker.handle(finished(2, Verdict::Done), START + MS)), [(2, false)]);
 }
 
 #[test]
@@ -384,6 +402,7 @@ mod holding {
         let commands = worker.handle(finished(10, Verdict::Retried), START);
         assert_eq!(commands.first(), Some(&Command::Brake(Some(brake::Cause::Failures))));
         worker.handle(finished(11, Verdict::Retried), START);
+        worker.handle(Event::Tick, START + Outstanding::LINGER);
         let again = worker.wake_at().unwrap();
         assert!(again > START);
         assert_eq!(worker.handle(Event::Tick, again), [Command::Start { tag: 12 }]);
