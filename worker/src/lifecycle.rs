@@ -210,6 +210,11 @@ impl Lifecycle {
         self.outstanding.len() == 0
     }
 
+    /// Whether the broker delivers nothing before we settle something.
+    fn is_full(&self) -> bool {
+        self.outstanding.len() >= self.prefetch.into()
+    }
+
     fn idle_at(&self) -> Duration {
         let limit = match self.course {
             Course::Queue => self.rules.max_idle,
@@ -387,7 +392,8 @@ impl Lifecycle {
         if self.rules.max_lifetime.is_some_and(|most| now >= most) {
             self.leave(Goal::Exit(ExitReason::Recycled), Hurry::None);
         } else if self.course == Course::Queue
-            && let Some(change) = self.carry.prefetch.adapt(now)
+            && let is_full = self.is_full()
+            && let Some(change) = self.carry.prefetch.adapt(now, is_full)
         {
             let hurry = match change {
                 Change::Larger => Hurry::None,
@@ -475,8 +481,7 @@ impl Lifecycle {
         let due = self.outstanding.due();
         let has_room = self.working.len() < self.concurrency();
         // Acks that follow each other closely wait for others, unless messages wait for them.
-        let is_full = self.outstanding.len() >= self.prefetch.into();
-        let at_once = is_full || self.phase != Phase::Taking || self.outstanding.is_calm(now);
+        let at_once = self.is_full() || self.phase != Phase::Taking || self.outstanding.is_calm(now);
         let lingered = self.outstanding.flush_at().is_some_and(|at| now >= at);
         if due > 0 && (due >= self.batch() || (has_room && at_once) || lingered) {
             for ack in self.outstanding.flush(now) {

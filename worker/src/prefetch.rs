@@ -76,13 +76,16 @@ impl Prefetch {
     }
 
     /// The change that is due, if one is; from then on [`current`](Self::current) is the new one.
-    pub(crate) fn adapt(&mut self, now: Duration) -> Option<Change> {
+    ///
+    /// More is wanted only when the current number is held (`is_full`). Less would also mean that messages are under
+    /// way: quorum queues give those back when the consumer is cancelled, marked as if somebody had died with them.
+    pub(crate) fn adapt(&mut self, now: Duration, is_full: bool) -> Option<Change> {
         let rests = self.changed.is_some_and(|changed| now < changed + PAUSE);
         if !self.is_auto || self.seen < ENOUGH || rests {
             return None;
         }
         let wanted = wanted(self.concurrency, self.service_time);
-        let change = if wanted >= self.current.saturating_mul(FACTOR) {
+        let change = if is_full && wanted >= self.current.saturating_mul(FACTOR) {
             Change::Larger
         } else if self.current >= wanted.saturating_mul(FACTOR) {
             Change::Smaller
@@ -130,20 +133,22 @@ mod tests {
     #[test]
     fn it_follows_the_service_time_at_once_and_then_not_more_often_than_once_a_minute() {
         let mut prefetch = after(Prefetch::auto(1, None), MS);
-        assert_eq!((prefetch.adapt(NOW), prefetch.current()), (Some(Change::Larger), 50));
+        assert_eq!((prefetch.adapt(NOW, true), prefetch.current()), (Some(Change::Larger), 50));
         let mut prefetch = after(prefetch, 100 * MS);
-        assert_eq!(prefetch.adapt(NOW + PAUSE / 2), None);
-        assert_eq!((prefetch.adapt(NOW + PAUSE), prefetch.current()), (Some(Change::Smaller), 1));
+        assert_eq!(prefetch.adapt(NOW + PAUSE / 2, true), None);
+        assert_eq!((prefetch.adapt(NOW + PAUSE, true), prefetch.current()), (Some(Change::Smaller), 1));
     }
 
     #[test]
     fn small_changes_and_single_messages_change_nothing() {
         let mut prefetch = after(Prefetch::auto(1, Some(5 * MS)), 6 * MS);
-        assert_eq!((prefetch.adapt(NOW), prefetch.current()), (None, 10));
+        assert_eq!((prefetch.adapt(NOW, true), prefetch.current()), (None, 10));
         let mut prefetch = Prefetch::auto(1, None);
         prefetch.observe(MS);
-        assert_eq!(prefetch.adapt(NOW), None);
+        assert_eq!(prefetch.adapt(NOW, true), None);
+        let mut prefetch = after(Prefetch::auto(1, None), MS);
+        assert_eq!(prefetch.adapt(NOW, false), None, "a larger one would bring nothing");
         let mut prefetch = after(Prefetch::fixed(7), MS);
-        assert_eq!((prefetch.adapt(NOW), prefetch.current()), (None, 7));
+        assert_eq!((prefetch.adapt(NOW, true), prefetch.current()), (None, 7));
     }
 }

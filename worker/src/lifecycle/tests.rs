@@ -485,13 +485,15 @@ mod prefetching {
     fn short_work_brings_a_larger_prefetch_on_a_fresh_channel() {
         let carried = Carry { prefetch: Prefetch::auto(2, None), ..carry(1) };
         let mut worker = Lifecycle::new(RULES, Course::Queue, false, carried, START);
-        for tag in 1.. {
+        for tag in 1..=30 {
             worker.handle(delivered(tag), START);
-            if worker.handle(finished(tag, Verdict::Done), START).contains(&Command::Cancel) {
-                break;
-            }
-            assert!(tag < 100);
+            let commands = worker.handle(finished(tag, Verdict::Done), START);
+            assert!(!commands.contains(&Command::Cancel), "it holds less than it may");
         }
+        worker.handle(delivered(31), START);
+        assert_eq!(worker.handle(delivered(32), START)[0], Command::Cancel);
+        worker.handle(finished(31, Verdict::Done), START);
+        worker.handle(finished(32, Verdict::Done), START);
         worker.handle(Event::Drained, START);
         assert_eq!(worker.handle(Event::Closed, START), [Command::End(End::Switch(Course::Queue))]);
         assert_eq!(worker.carry().prefetch.current(), 100);
