@@ -43,7 +43,7 @@ pub(super) struct Field<'a> {
 /// How often in a full run. What takes the broker seconds comes as rarely as it must.
 const COUNTS: [(Trouble, usize); 10] = [
     (Trouble::KillWorker, 120),
-    (Trouble::StopWorker, 60),
+    (Trouble::StopWorker, 120),
     (Trouble::Cut, 40),
     (Trouble::CutWithin, 40),
     (Trouble::Hang, 10),
