@@ -57,6 +57,8 @@ pub(crate) struct Lifecycle {
     asking_depth: bool,
     /// When to look for suspects while there is work; `None`: never, since there is no queue of them.
     look_at: Option<Duration>,
+    /// Since when suspects wait for a worker that has other work.
+    wanted_by_suspects: Option<Duration>,
     told_brake: Option<brake::Cause>,
     told_draining: bool,
 }
@@ -146,6 +148,7 @@ impl Lifecycle {
             carry,
             asking_depth: false,
             look_at,
+            wanted_by_suspects: None,
             told_brake: None,
             told_draining: false,
         };
@@ -164,6 +167,7 @@ impl Lifecycle {
         let idle = (taking && self.is_empty() && !self.asking_depth).then(|| self.idle_at());
         let look = self.look_at.filter(|_| taking && !self.asking_depth);
         let recycle = self.rules.max_lifetime.filter(|_| taking);
+        let wanted = self.wanted_by_suspects.map(|since| since + LOOK).filter(|_| taking);
         let grace = match self.phase {
             Phase::Leaving { hurry: Hurry::Until(deadline), .. } => Some(deadline),
             _ => None,
@@ -172,7 +176,7 @@ impl Lifecycle {
         let can_try = self.working.is_empty() && !self.waiting.is_empty();
         let next_try = brake.and_then(Brake::tries_at).filter(|_| can_try);
         let give_up = brake.and_then(Brake::gives_up_at);
-        [idle, look, recycle, grace, next_try, give_up, self.outstanding.flush_at()]
+        [wanted, idle, look, recycle, grace, next_try, give_up, self.outstanding.flush_at()]
             .into_iter()
             .flatten()
             .min()
@@ -296,10 +300,8 @@ impl Lifecycle {
         let suspects_wait = suspects.is_some_and(|Waiting { ready, consumers }| {
             ready > if is_idle { 0 } else { consumers * SUSPECTS_PER_WORKER }
         });
-        if !is_idle && suspects_wait {
-            return self.leave(Goal::Switch(Course::Suspects), Hurry::None);
-        }
         if !is_idle {
+            self.wanted_by_suspects = suspects_wait.then(|| self.wanted_by_suspects.unwrap_or(now));
             return;
         }
         if ready > 0 {
@@ -391,6 +393,11 @@ impl Lifecycle {
         }
         if self.rules.max_lifetime.is_some_and(|most| now >= most) {
             self.leave(Goal::Exit(ExitReason::Recycled), Hurry::None);
+        } else if let Some(since) = self.wanted_by_suspects
+            && (self.is_full() || self.is_empty() || now >= since + LOOK)
+        {
+            // While deliveries are under way a cancel brings those of a quorum queue back as new suspects.
+            self.leave(Goal::Switch(Course::Suspects), Hurry::None);
         } else if self.course == Course::Queue
             && let is_full = self.is_full()
             && let Some(change) = self.carry.prefetch.adapt(now, is_full)

@@ -282,7 +282,7 @@ mod suspects {
 
     #[test]
     fn a_worker_with_work_looks_for_suspects_and_goes_there_with_nothing_in_work() {
-        let mut worker = with_suspects(Course::Queue, carry(4));
+        let mut worker = with_suspects(Course::Queue, carry(2));
         deliver(&mut worker, 1..=2);
         let look = START + LOOK;
         assert_eq!(worker.wake_at(), Some(look));
@@ -297,12 +297,27 @@ mod suspects {
     #[test]
     fn who_has_work_leaves_suspects_to_those_who_are_at_them_already() {
         for (ready, consumers, goes) in [(10, 1, false), (11, 1, true), (1, 0, true), (0, 0, false)] {
-            let mut worker = with_suspects(Course::Queue, carry(4));
+            let mut worker = with_suspects(Course::Queue, carry(1));
             deliver(&mut worker, 1..=1);
             worker.handle(Event::Tick, START + LOOK);
             let commands = worker.handle(waiting(ready, consumers), START + LOOK);
             assert_eq!(!commands.is_empty(), goes, "{ready} {consumers}");
         }
+    }
+
+    #[test]
+    fn who_leaves_for_suspects_does_so_while_no_delivery_is_under_way() {
+        let look = START + LOOK;
+        let asked = || {
+            let mut worker = with_suspects(Course::Queue, carry(4));
+            deliver(&mut worker, 1..=3);
+            worker.handle(Event::Tick, look);
+            assert_eq!(worker.handle(waiting(1, 0), look), [], "one may be on its way");
+            worker
+        };
+        assert_eq!(asked().handle(delivered(4), look), [Command::Cancel]);
+        assert_eq!(asked().wake_at(), Some(look + LOOK));
+        assert_eq!(asked().handle(Event::Tick, look + LOOK), [Command::Cancel], "or after a while");
     }
 
     #[test]
