@@ -127,8 +127,10 @@ impl Lifecycle {
             Course::Queue => carry.prefetch.current(),
             Course::Suspects => 1,
         };
-        let look_at = (course == Course::Queue && has_suspects).then_some(now);
-        let mut this = Self {
+        // On a fresh connection soon: what its worker was launched for may wait there.
+        let first_look = if carry.quiet_since.is_none() { SOON } else { LOOK };
+        let look_at = (course == Course::Queue && has_suspects).then_some(now + first_look);
+        Self {
             rules,
             course,
             prefetch,
@@ -151,9 +153,7 @@ impl Lifecycle {
             wanted_by_suspects: None,
             told_brake: None,
             told_draining: false,
-        };
-        this.looked_for_suspects(now);
-        this
+        }
     }
 
     /// What outlives this channel; final once [`Command::End`] was returned.

@@ -195,7 +195,8 @@ async fn a_message_that_uses_up_the_memory_is_isolated_and_all_others_are_done(b
     })
     .await?;
     let (id, headers) = only_message(&client, &dead).await?;
-    ensure!(id == "the-poison" && deaths == 4, "{deaths} {headers:?}");
+    // Memory may still be taken when the next worker comes, so more of them may die.
+    ensure!(id == "the-poison" && deaths >= 4, "{deaths} {headers:?}");
     crew.nothing_is_left(&[&queue, &format!("{queue}.suspect")]).await?;
     client.close().await
 }

@@ -273,7 +273,14 @@ mod suspects {
     use super::*;
 
     fn with_suspects(course: Course, carry: Carry) -> Lifecycle {
-        Lifecycle::new(RULES, course, true, carry, START)
+        let quiet_since = carry.quiet_since.or(Some(START));
+        Lifecycle::new(RULES, course, true, Carry { quiet_since, ..carry }, START)
+    }
+
+    #[test]
+    fn on_a_fresh_connection_it_looks_soon() {
+        let worker = Lifecycle::new(RULES, Course::Queue, true, carry(4), START);
+        assert_eq!(worker.wake_at(), Some(START + SOON));
     }
 
     fn waiting(ready: u64, consumers: u64) -> Event {
