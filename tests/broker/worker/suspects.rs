@@ -181,13 +181,15 @@ async fn a_message_that_uses_up_the_memory_is_isolated_and_all_others_are_done(b
     good.extend(client.publish(&queue, 20).await?);
     // A container's memory is used up for all that runs in it; here the kernel would choose the handler.
     let script = format!(
-        r#"read -r word; if [ "$word" = poison ]; then echo -1000 >/proc/self/oom_score_adj; tail /dev/zero; exit 1; fi; {NOTE_DONE}"#
+        r#"read -r word; if [ "$word" = poison ]; then echo 0 >/proc/self/oom_score_adj; tail /dev/zero; exit 1; fi; {NOTE_DONE}"#
     );
     let options = ["--concurrency", "4", "--prefetch", "8", "--max-idle", "5m"];
     let dead = format!("{queue}.dead");
     let start = |number| {
         let worker = crew.exec(&format!("worker-{number}"), &queue, &options, &script)?;
-        group.add(worker.process.pid())?;
+        let pid = worker.process.pid();
+        group.add(pid)?;
+        fs::write(format!("/proc/{pid}/oom_score_adj"), "1000")?;
         Ok(worker)
     };
     let deaths = replaced_until(&crew, start, async || {
