@@ -123,10 +123,7 @@ impl Lifecycle {
     /// A channel whose consumer was registered `now`. `has_suspects`: there is a suspect queue beside the queue
     /// consumed.
     pub(crate) fn new(rules: Rules, course: Course, has_suspects: bool, carry: Carry, now: Duration) -> Self {
-        let prefetch = match course {
-            Course::Queue => carry.prefetch.current(),
-            Course::Suspects => 1,
-        };
+        let prefetch = carry.prefetch_of(course);
         // On a fresh connection soon: what its worker was launched for may wait there.
         let first_look = if carry.quiet_since.is_none() { SOON } else { LOOK };
         let look_at = (course == Course::Queue && has_suspects).then_some(now + first_look);

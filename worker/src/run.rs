@@ -11,7 +11,9 @@ use mayfly_broker::BrokerArgs;
 use mayfly_service::{
     ExitCode, Shutdown,
     admin::{AdminServer, Readiness},
-    chain, contract, metrics,
+    chain, contract,
+    log::LogArgs,
+    metrics,
     report::{ExitReason, ExitReport},
     tls::install_provider,
 };
@@ -47,10 +49,16 @@ pub async fn run_with<H: Handler>(handler: H, shutdown: Shutdown) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refused(&error),
     };
-    if let Err(error) = log.init() {
-        return refused(&OwnCli::command().error(clap::error::ErrorKind::InvalidValue, chain(&error)));
+    if let Err(code) = start_log::<OwnCli>(&log) {
+        return code;
     }
     launch(&work, Some(&tries), &broker, handler, &shutdown).await
+}
+
+/// A log filter that makes no sense is bad usage of `C`, like every other option.
+fn start_log<C: CommandFactory>(log: &LogArgs) -> Result<(), ExitCode> {
+    log.init()
+        .map_err(|error| refused(&C::command().error(clap::error::ErrorKind::InvalidValue, chain(&error))))
 }
 
 /// Tells that the command line is no good. There are no options then: where to tell it comes from the
@@ -75,8 +83,8 @@ fn refused(error: &clap::Error) -> ExitCode {
 /// Does what the command line says and returns what to exit with.
 pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
     let Cli { log, broker, command } = cli;
-    if let Err(error) = log.init() {
-        return refused(&Cli::command().error(clap::error::ErrorKind::InvalidValue, chain(&error)));
+    if let Err(code) = start_log::<Cli>(&log) {
+        return code;
     }
     match command {
         Command::Sleep(args) => {

@@ -149,7 +149,7 @@ impl<'a, H: Handler> Session<'a, H> {
     pub(crate) async fn run(mut self, shutdown: &Shutdown) -> Ended {
         let mut is_stopping = false;
         let mut memory_looks = self.common.max_memory.map(|_| tokio::time::interval(MEMORY_INTERVAL));
-        let mut age_looks = Some(tokio::time::interval(AGE_INTERVAL));
+        let mut age_looks = tokio::time::interval(AGE_INTERVAL);
         // These outlive a turn of the loop: there are several turns per message.
         let (aborted, stopped) = (shutdown.abort.cancelled(), shutdown.stop.cancelled());
         let timer = tokio::time::sleep_until(self.common.epoch);
@@ -178,7 +178,7 @@ impl<'a, H: Handler> Session<'a, H> {
                     Event::Tick
                 }
                 () = tick(memory_looks.as_mut()) => self.look_at_memory(),
-                () = tick(age_looks.as_mut()) => self.look_at_age(),
+                _ = age_looks.tick() => self.look_at_age(),
             };
             self.act(event, shutdown).await;
             if let Some(end) = self.ended {
@@ -368,15 +368,16 @@ impl<'a, H: Handler> Session<'a, H> {
         if let (Course::Suspects, Some(message)) = (self.course, message) {
             let Attendant { routes, forwarder, .. } = self.common.attendant.as_ref();
             let publishing = async { forwarder.publish(&routes.back_to_suspects(message)).await };
-            match deadline("give a suspect back", CALL_LIMIT, publishing).await {
+            let error = match deadline("give a suspect back", CALL_LIMIT, publishing).await {
                 Ok(Ok(())) => {
                     intake.ack(tag, false).await?;
                     self.settled(tag, Settled::GivenBack);
                     return Ok(());
                 }
-                Ok(Err(error)) => tracing::warn!(error = chain(&error), "a suspect goes back with a mark"),
-                Err(error) => tracing::warn!(error = chain(&error), "a suspect goes back with a mark"),
-            }
+                Ok(Err(error)) => chain(&error),
+                Err(late) => chain(&late),
+            };
+            tracing::warn!(error, "a suspect goes back with a mark");
         }
         intake.give_back(tag).await?;
         self.settled(tag, Settled::GivenBack);

@@ -146,3 +146,15 @@ pub(crate) enum End {
     /// It goes on with a fresh connection.
     Reconnect,
 }
+
+// === impl Carry ===
+
+impl Carry {
+    /// How many messages the broker may have in flight to a consumer of `course`: suspects come one by one.
+    pub(crate) const fn prefetch_of(&self, course: Course) -> u16 {
+        match course {
+            Course::Queue => self.prefetch.current(),
+            Course::Suspects => 1,
+        }
+    }
+}
