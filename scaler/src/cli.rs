@@ -7,6 +7,7 @@ use mayfly_service::{ExitCode, Shutdown, log::LogArgs};
 
 use crate::{
     check::{self, CheckArgs},
+    explain::{self, ExplainArgs},
     run::{self, RunArgs},
     state_command::{self, StateArgs},
 };
@@ -25,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   mayfly-scaler check mayfly.yaml --connect     is the configuration right, are the queues there?
   mayfly-scaler run mayfly.yaml                 scale until SIGTERM
+  mayfly-scaler explain documents               why is (no) worker launched? asks the running scaler
   mayfly-scaler state mayfly.yaml show          serials, intents, failures, pauses
   mayfly-scaler state mayfly.yaml pause         launch nothing more, in any pool
 
@@ -37,6 +39,8 @@ enum Command {
     Run(RunArgs),
     /// Check a configuration and say in words what it means.
     Check(CheckArgs),
+    /// Ask a running scaler what it sees, what it decided, why, and what would have to change for a launch.
+    Explain(ExplainArgs),
     /// Show, repair, pause or resume what the scaler remembers.
     State(StateArgs),
     /// Print the JSON Schema of the configuration, for editors.
@@ -61,6 +65,7 @@ impl Cli {
         match command {
             Command::Run(args) => run::run(args, shutdown).await,
             Command::Check(args) => check::check(args).await,
+            Command::Explain(args) => explain::explain(args).await,
             Command::State(args) => state_command::state(args).await,
             Command::Schema => {
                 let mut out = std::io::stdout().lock();

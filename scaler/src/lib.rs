@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod explain;
 pub mod launcher;
 pub mod observe;
 pub mod policy;

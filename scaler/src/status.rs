@@ -1,13 +1,17 @@
 //! What the scaler sees and decides, as JSON for `GET /status`. Not stable yet.
 
+mod inputs;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get};
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use inputs::Input;
+
 use crate::{
-    config::Config,
+    config::{Config, PoolConfig},
     policy::{Age, Counters, Counts, Decision, Fact, Memory, Observation, QueueFacts, Unknown, Worker},
     time::Time,
 };
@@ -40,6 +44,10 @@ pub struct PoolStatus {
     pub reason: &'static str,
     /// The decision in words.
     pub text: String,
+    /// What would have to change for the next launch, in words: "launches …".
+    pub launches: String,
+    /// The numbers that the decision rests on, each with its source.
+    pub inputs: Vec<Input>,
     /// The next serial: launches so far + 1.
     pub next_serial: Option<u64>,
     /// Failures in a row.
@@ -90,7 +98,8 @@ impl Status {
         if let Fact::Unknown(why) = state {
             unknown.insert("state", why.clone());
         }
-        let pool_status = |name: &str, queue_names: &[String], decision: &Decision| {
+        let pool_status = |pool: &PoolConfig, decision: &Decision| {
+            let (name, queue_names) = (&*pool.name, &pool.queues);
             let own = |worker: &&Worker| worker.pool == name;
             let state = state.known().map(|record| record.pool(name));
             let judged = state.clone().unwrap_or_default();
@@ -114,6 +123,8 @@ impl Status {
                 decision: decision.kind(),
                 reason: decision.as_str(),
                 text: decision.to_string(),
+                launches: decision.advice(name),
+                inputs: inputs::of(pool, memory, observation, now),
                 next_serial: state.as_ref().map(|state| state.next_serial),
                 failures: state.as_ref().map(|state| state.failures.count),
             }
@@ -123,7 +134,7 @@ impl Status {
             .iter()
             .filter_map(|pool| {
                 let decision = decisions.get(&pool.name)?;
-                Some((pool.name.clone(), pool_status(&pool.name, &pool.queues, decision)))
+                Some((pool.name.clone(), pool_status(pool, decision)))
             })
             .collect();
         Self { instance: config.instance.clone(), at: now, unknown, pools }

@@ -370,6 +370,6 @@ fn explained(detail: Option<&String>) -> String {
     detail.map_or_else(String::new, |detail| format!(": {detail}"))
 }
 
-fn seconds(duration: Duration) -> String {
+pub(super) fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }

@@ -1,6 +1,7 @@
 //! The pure core: no await, clock, environment, log or client. Everything that it knows is an argument, so
 //! the live loop, the tests and the simulator run the same code.
 
+mod advice;
 mod age;
 mod arrivals;
 mod capacity;

@@ -211,6 +211,14 @@ impl<T> Fact<T> {
         }
     }
 
+    /// Why it is not known, if so.
+    pub const fn unknown(&self) -> Option<&Unknown> {
+        match self {
+            Self::Known { .. } => None,
+            Self::Unknown(unknown) => Some(unknown),
+        }
+    }
+
     /// The value whatever its age.
     pub const fn known(&self) -> Option<&T> {
         match self {

@@ -1,5 +1,6 @@
 //! The specification of the policy, as tests: tables of named scenes, and random histories.
 
+mod advice;
 mod age;
 mod arrivals;
 mod decide;
