@@ -1,10 +1,14 @@
 //! Connections and channels that never recover by themselves.
 
-use std::{fmt, io, time::Duration};
+use std::{
+    fmt, io,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use lapin::{
-    AsyncTcpStream, ConnectionProperties, options::ConfirmSelectOptions, runtime::default_runtime,
-    tcp::RustlsConnector,
+    AsyncTcpStream, ConnectionProperties, ErrorKind, options::ConfirmSelectOptions, protocol::AMQPErrorKind,
+    runtime::default_runtime, tcp::RustlsConnector,
 };
 use mayfly_service::deadline;
 
@@ -20,6 +24,7 @@ const REPLY_SUCCESS: u16 = 200;
 #[derive(Debug)]
 pub struct Connection {
     inner: lapin::Connection,
+    worn: AtomicBool,
 }
 
 /// One channel of a [`Connection`]. The last clone that is dropped closes it in the background.
@@ -41,7 +46,7 @@ impl Connection {
             .await
             .unwrap_or_else(|late| Err(io::Error::new(io::ErrorKind::TimedOut, late).into()))
             .map_err(|source| Error::connect(url, source))?;
-        Ok(Self { inner })
+        Ok(Self { inner, worn: AtomicBool::new(false) })
     }
 
     /// A new channel.
@@ -49,10 +54,25 @@ impl Connection {
     /// # Errors
     /// `Lost` or `Deadline`.
     pub async fn channel(&self) -> Result<Channel> {
-        let inner = deadline("open channel", CALL_LIMIT, self.inner.create_channel())
-            .await?
-            .map_err(|source| Error::lost("open channel", source))?;
-        Ok(Channel { inner })
+        for _ in 0..=u16::MAX {
+            match deadline("open channel", CALL_LIMIT, self.inner.create_channel()).await? {
+                Ok(inner) => return Ok(Channel { inner }),
+                // lapin 4.12 never forgets what a channel was closed for, and tells it anew when the channel's
+                // number has its next turn. That number is lost; when all are, it says something else.
+                Err(source) if is_of_a_channel(&source) && self.is_alive() => {
+                    self.worn.store(true, Ordering::Relaxed);
+                }
+                Err(source) => return Err(Error::lost("open channel", source)),
+            }
+        }
+        Err(Error::Lost { what: "open channel", source: None })
+    }
+
+    /// Whether the broker has closed so many channels that their numbers are running out: a fresh connection
+    /// has them all again.
+    #[must_use]
+    pub fn is_worn(&self) -> bool {
+        self.worn.load(Ordering::Relaxed)
     }
 
     /// Whether the connection is usable as far as we know.
@@ -108,6 +128,11 @@ async fn connect(url: &BrokerUrl, name: &str) -> lapin::Result<lapin::Connection
         properties,
     )
     .await
+}
+
+/// Whether it is an error that the broker closes a single channel for.
+fn is_of_a_channel(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Soft(_)))
 }
 
 // === impl Channel ===

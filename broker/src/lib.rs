@@ -16,7 +16,7 @@ mod url;
 
 pub use connection::{CALL_LIMIT, Channel, Connection};
 pub use dead_letters::DeadLetters;
-pub use depth::{Depth, QueueState};
+pub use depth::{Depth, Depths, QueueState};
 pub use error::{Cause, Error, Result, TlsAdvice};
 pub use intake::{Intake, IntakeOptions, Taken};
 pub use message::{Header, Message, Outgoing, SHORT_LIMIT, header};

@@ -125,6 +125,13 @@ impl BrokerUrl {
         format!("{host}:{}/{vhost}", self.uri.authority.port)
     }
 
+    /// User name and password, for what belongs to the same broker; `None` where a certificate logs in.
+    #[must_use]
+    pub fn login(&self) -> Option<(&str, &str)> {
+        let userinfo = &self.uri.authority.userinfo;
+        (!self.is_external()).then_some((&*userinfo.username, &*userinfo.password))
+    }
+
     /// The virtual host.
     #[must_use]
     pub fn vhost(&self) -> &str {

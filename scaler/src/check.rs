@@ -1,6 +1,7 @@
 //! `mayfly-scaler check`: is the configuration right, what does it mean, are its queues there?
 
 mod cluster;
+mod counters;
 mod explain;
 mod queues;
 
@@ -59,6 +60,9 @@ struct Findings {
     /// What the broker said; empty unless asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     queues: Vec<queues::Answer>,
+    /// From what ages are told; empty unless asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    counters: Vec<counters::Answer>,
     /// What the cluster said; empty unless asked, or without one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cluster: Vec<cluster::Answer>,
@@ -125,7 +129,9 @@ impl Findings {
         match queues::ask(&url, config).await {
             Ok(answers) => {
                 self.queues = answers;
-                queues::Answer::exit_code(&self.queues)
+                self.counters = counters::ask(&url, config).await;
+                let queues = queues::Answer::exit_code(&self.queues);
+                if queues == ExitCode::Ok { counters::Answer::exit_code(&self.counters) } else { queues }
             }
             Err(error) => {
                 let code = error.exit_code();
@@ -144,7 +150,7 @@ impl Findings {
     }
 
     fn print(&self, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
-        let Self { error, meaning, queues, cluster } = self;
+        let Self { error, meaning, queues, counters, cluster } = self;
         if let Some(meaning) = meaning {
             write!(out, "{meaning}")?;
         }
@@ -152,6 +158,9 @@ impl Findings {
             writeln!(out, "\nat the broker")?;
         }
         for answer in queues {
+            writeln!(out, "  {answer}")?;
+        }
+        for answer in counters {
             writeln!(out, "  {answer}")?;
         }
         if !cluster.is_empty() {

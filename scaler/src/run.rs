@@ -15,7 +15,10 @@ use crate::{
     config::{Config, LauncherConfig, Overrides},
     control::Control,
     launcher::{KubernetesLauncher, Launcher, ProcessLauncher},
-    observe::QueueWatch,
+    observe::{
+        CounterWatch, QueueWatch,
+        counters::endpoint::{Endpoint, Login},
+    },
     state::{ConfigMapState, FileState, StateStore},
     status,
     time::Clock,
@@ -97,8 +100,19 @@ async fn serve<L: Launcher, S: StateStore>(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let clock = Clock::start();
-    let queues = config.pools.iter().flat_map(|pool| pool.queues.clone());
-    let (watch, facts) = QueueWatch::new(url, &config.instance, queues, clock);
+    let queues: Vec<_> = config.pools.iter().flat_map(|pool| pool.queues.clone()).collect();
+    let counters = match &config.counters {
+        Some(counters) => {
+            let endpoints = Endpoint::all(counters, url.vhost(), Login::of(&url))?;
+            Some((counters.source, endpoints))
+        }
+        None => None,
+    };
+    let (watch, facts) = QueueWatch::new(url, &config.instance, queues.clone(), clock);
+    let counting = counters.map(|(source, endpoints)| {
+        let watch = CounterWatch::new(endpoints, source, queues, watch.teller(), clock);
+        tokio::spawn(watch.run(shutdown.stop.clone()))
+    });
     let (status_page, status) = watch::channel(None);
     let readiness = Readiness::default();
     let watching = tokio::spawn(watch.run(config.check_interval, shutdown.stop.clone()));
@@ -107,6 +121,9 @@ async fn serve<L: Launcher, S: StateStore>(
     });
     Control::new(config, launcher, state, clock, facts, status_page, readiness).run(shutdown).await;
     watching.await.context("the watch over the queues ended abnormally")?;
+    if let Some(counting) = counting {
+        counting.await.context("the watch over the counters ended abnormally")?;
+    }
     if let Some(serving) = serving {
         serving.await.context("the admin server ended abnormally")?.context("the admin server failed")?;
     }

@@ -117,7 +117,13 @@ impl Clock {
     /// Now.
     #[must_use]
     pub fn now(&self) -> Time {
-        self.wall + self.started.elapsed()
+        self.at(tokio::time::Instant::now())
+    }
+
+    /// What it showed at `instant`.
+    #[must_use]
+    pub fn at(&self, instant: tokio::time::Instant) -> Time {
+        self.wall + instant.saturating_duration_since(self.started)
     }
 }
 

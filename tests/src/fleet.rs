@@ -90,18 +90,21 @@ impl<'a> Fleet<'a> {
         });
         let mut launcher = json!({ "directory": self.directory });
         for (key, value) in changes.as_object().into_iter().flatten() {
-            if key == "start_delay" {
-                launcher[key] = value.clone();
-            } else {
-                pool[key] = value.clone();
+            match &**key {
+                "start_delay" => launcher[key] = value.clone(),
+                "counters" => {}
+                _ => pool[key] = value.clone(),
             }
         }
-        let config = json!({
+        let mut config = json!({
             "instance": "test",
             "broker": { "url_env": BROKER_URL },
             "launcher": { "process": launcher },
             "pools": [pool],
         });
+        if let Some(counters) = changes.get("counters") {
+            config["counters"] = counters.clone();
+        }
         Ok(fs::write(&self.config, serde_json::to_vec_pretty(&config)?)?)
     }
 
@@ -250,12 +253,20 @@ impl Scaler {
         Ok(Self { process, admin })
     }
 
+    /// Its status page.
+    ///
+    /// # Errors
+    /// When it does not answer, or has seen nothing yet.
+    pub async fn page(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&get(self.admin, "/status").await?)?)
+    }
+
     /// What its status page says of the pool.
     ///
     /// # Errors
     /// When it does not answer, or has seen nothing yet.
     pub async fn status(&self) -> Result<Value> {
-        let page: Value = serde_json::from_str(&get(self.admin, "/status").await?)?;
+        let page = self.page().await?;
         page.pointer("/pools/pool").cloned().context("no pool on the status page")
     }
 

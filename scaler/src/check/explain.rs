@@ -7,8 +7,8 @@ use mayfly_service::tls::TlsFiles;
 use serde::Serialize;
 
 use crate::config::{
-    BrokerSource, Config, LauncherConfig, PoolConfig, SloConfig, Start, WARM_IDLE, Window, WorkerTemplate,
-    words,
+    BrokerSource, Config, CounterSource, CountersConfig, LauncherConfig, PoolConfig, SloConfig, Start,
+    WARM_IDLE, Window, WorkerTemplate, words,
 };
 
 /// A node hardly comes sooner.
@@ -71,6 +71,7 @@ fn general(config: &Config) -> Vec<Sentence> {
             BrokerSource::UrlEnv(variable) => format!("its url is read from the variable {variable}"),
         } + &trust(&config.broker_tls),
     ));
+    sentences.push(sentence("ages", ages(config.counters.as_ref())));
     sentences.extend(place(&config.launcher, &config.instance));
     sentences.push(sentence(
         "unknown",
@@ -81,6 +82,20 @@ fn general(config: &Config) -> Vec<Sentence> {
         sentences.push(sentence("quota", format!("at most {} over all pools{shared}", workers(quota))));
     }
     sentences
+}
+
+fn ages(counters: Option<&CountersConfig>) -> String {
+    match counters {
+        None => "of messages are told from looks at the depth, roughly; counters tell them to the second"
+            .to_owned(),
+        Some(CountersConfig { source, urls, .. }) => {
+            let to = match source {
+                CounterSource::Prometheus => "to the second",
+                CounterSource::Management => "to some seconds",
+            };
+            format!("of messages are told {to} by what the broker counts, at {}", urls.join(", "))
+        }
+    }
 }
 
 fn place(launcher: &LauncherConfig, instance: &str) -> Vec<Sentence> {

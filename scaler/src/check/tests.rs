@@ -18,6 +18,7 @@ pools:
     instance mayfly
       looks        at the queues every 250ms
       broker       its url is read from the variable MAYFLY_BROKER_URL
+      ages         of messages are told from looks at the depth, roughly; counters tell them to the second
       workers      are processes of this machine, kept account of in state
       unknown      while the broker, the workers or the state cannot be seen, nothing is launched
 
@@ -145,6 +146,7 @@ pools:
     instance mayfly
       looks        at the queues every 1s
       broker       its url is read from the file /run/secrets/broker-url
+      ages         of messages are told from looks at the depth, roughly; counters tell them to the second
       workers      are processes of this machine, kept account of in state; each waits 3s first, as for a new node
       unknown      while the broker, the workers or the state cannot be seen, nothing is launched
       quota        at most 50 workers over all pools, shared by weight; an idle part is lent

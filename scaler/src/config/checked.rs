@@ -11,6 +11,7 @@ use mayfly_service::{contract, tls::TlsFiles};
 use super::{
     BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, Limits, PoolConfig,
     WorkerTemplate,
+    counters::RawCounters,
     raw::{RawBroker, RawConfig, RawKubernetes, RawLauncher, RawPool, RawProcess, RawQueue, RawWorker},
     values::{ANY_DURATION, Bare, duration, label, limit, name, number, switch},
 };
@@ -58,7 +59,7 @@ impl RawConfig {
         let check_interval = check_interval.map_or(Ok(DEFAULT_CHECK_INTERVAL), |text| {
             duration("check_interval", &text, Bare::Refused, CHECK_INTERVALS)
         })?;
-        not_yet("counters", counters.is_some(), "counters")?;
+        let counters = counters.map(RawCounters::checked).transpose()?;
         let (broker, broker_tls) = broker.unwrap_or_default().checked()?;
         let launchers = "expected kubernetes: {} or process: { directory: DIR }";
         let launcher = required("launcher", launcher, launchers).and_then(RawLauncher::checked)?;
@@ -71,7 +72,8 @@ impl RawConfig {
             .enumerate()
             .map(|(index, pool)| pool.checked(&format!("pools[{index}]"), &instance, &launcher))
             .collect::<Result<Vec<_>, _>>()?;
-        let config = Config { instance, check_interval, broker, broker_tls, launcher, quota, pools };
+        let config =
+            Config { instance, check_interval, broker, broker_tls, counters, launcher, quota, pools };
         config.fits_together()?;
         Ok(config)
     }
@@ -391,14 +393,10 @@ pub(super) fn required<T>(path: &str, value: Option<T>, allowed: &'static str) -
     value.ok_or_else(|| missing(path, allowed))
 }
 
-fn missing(path: &str, allowed: &'static str) -> ConfigError {
+pub(super) fn missing(path: &str, allowed: &'static str) -> ConfigError {
     ConfigError::Missing { path: path.to_owned(), allowed }
 }
 
 pub(super) const fn conflict(path: String, problem: String) -> ConfigError {
     ConfigError::Conflict { path, problem }
-}
-
-fn not_yet(path: &str, given: bool, what: &'static str) -> Result<(), ConfigError> {
-    if given { Err(ConfigError::NotYet { path: path.to_owned(), what }) } else { Ok(()) }
 }

@@ -62,14 +62,6 @@ pub enum ConfigError {
         /// What contradicts what.
         problem: String,
     },
-    /// A part of the schema that this version does not do yet: refused, never ignored.
-    #[error("{path}: {what} come with a later version")]
-    NotYet {
-        /// Its path.
-        path: String,
-        /// What it would be, in the plural.
-        what: &'static str,
-    },
     /// A flag (or its environment variable) that speaks of one pool, but the file has several.
     #[error("{flag} changes the only pool of a file, but this one has {pools}: set it in the file")]
     ManyPools {

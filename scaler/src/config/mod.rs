@@ -1,6 +1,7 @@
 //! The scaler's configuration, as decided on: parsed, defaults filled in, impossible combinations refused.
 
 mod checked;
+mod counters;
 mod error;
 mod overrides;
 mod raw;
@@ -19,6 +20,7 @@ use std::{
 use mayfly_broker::BrokerArgs;
 use mayfly_service::tls::TlsFiles;
 
+pub use counters::{CounterSource, CountersConfig};
 pub use error::ConfigError;
 pub use overrides::Overrides;
 pub use schedule::{Limits, Window};
@@ -37,6 +39,8 @@ pub struct Config {
     pub broker: BrokerSource,
     /// Whom to trust over TLS besides the system's authorities, and our certificate.
     pub broker_tls: TlsFiles,
+    /// Where the broker's counters are read, if anywhere.
+    pub counters: Option<CountersConfig>,
     /// Where workers run.
     pub launcher: LauncherConfig,
     /// Most workers over all pools.

@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 
-use super::schema::{EarlierSpan, Limit, Scalar, Span, StartWord};
+use super::{
+    counters::RawCounters,
+    schema::{EarlierSpan, Limit, Scalar, Span, StartWord},
+};
 
 /// The file.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -22,8 +25,9 @@ pub(super) struct RawConfig {
     /// Where the broker's URL stands, and the files for its TLS.
     #[schemars(with = "RawBroker")]
     pub(super) broker: Option<RawBroker>,
-    #[schemars(skip)]
-    pub(super) counters: Option<IgnoredAny>,
+    /// Where the broker's counters are read: the age of messages is told by them to the second.
+    #[schemars(with = "RawCounters")]
+    pub(super) counters: Option<RawCounters>,
     /// Where workers run.
     #[schemars(with = "RawLauncher")]
     pub(super) launcher: Option<RawLauncher>,

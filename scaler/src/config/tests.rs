@@ -72,6 +72,7 @@ fn every_key_arrives_where_it_belongs() {
             cert: Some("/run/tls.crt".into()),
             key: Some("/run/tls.key".into()),
         },
+        counters: None,
         launcher: LauncherConfig::Process {
             directory: "/var/lib/mayfly".into(),
             start_delay: Duration::from_secs(3),
@@ -253,10 +254,6 @@ fn every_other_mistake_names_its_place_and_what_is_allowed() {
             "quota: 0 is less than the 1 workers that min_workers keep warm in total",
         ),
         (
-            whole("quota: 50", "counters: { prometheus: \"http://x\" }"),
-            "counters: counters come with a later version",
-        ),
-        (
             whole("queues: [{ name: documents }]", "queues: []"),
             "pools[0].queues: is missing; expected [{ name: QUEUE }]",
         ),
@@ -336,6 +333,67 @@ fn every_mistake_about_an_slo_names_its_place_and_what_is_allowed() {
     for (text, expected) in table {
         assert_eq!(refusal(&text), expected, "{text}");
     }
+}
+
+#[test]
+fn every_mistake_about_counters_names_its_place_and_what_is_allowed() {
+    let table = [
+        ("counters: {}", "counters: is missing; expected prometheus: ADDRESS or management: ADDRESS"),
+        (
+            "counters: { prometheus: \"http://a\", management: \"http://b\" }",
+            "counters: give prometheus or management, not both",
+        ),
+        (
+            "counters: { prometheus: \"rabbitmq:15692\" }",
+            r#"counters.prometheus: "rabbitmq:15692" is not allowed; expected http://HOST:PORT or https://HOST:PORT"#,
+        ),
+        (
+            "counters: { prometheus: \"http://me:hunter2@x\" }",
+            "counters.prometheus: an address must not hold a password: give user and password_file",
+        ),
+        (
+            "counters: { management: [\"http://a\", \"http://b\"] }",
+            "counters.management: any node speaks for all of them: give one address",
+        ),
+        (
+            "counters: { management: { url: \"http://a\", user: me } }",
+            "counters.management: user and password_file go together",
+        ),
+    ];
+    for (text, expected) in table {
+        assert_eq!(refusal(&format!("{LEAST}{text}\n")), expected, "{text}");
+    }
+}
+
+#[test]
+fn counters_are_read_at_one_address_or_at_that_of_every_node() {
+    let counters = |text: &str| {
+        let text = format!("{LEAST}counters: {text}\n");
+        Config::parse(&text, &Overrides::default()).unwrap().counters.unwrap()
+    };
+    let one = CountersConfig {
+        source: CounterSource::Prometheus,
+        urls: vec!["http://a:15692".to_owned()],
+        user: None,
+        password_file: None,
+        ca_file: None,
+    };
+    assert_eq!(counters("{ prometheus: \"http://a:15692\" }"), one);
+    assert_eq!(counters("{ prometheus: { url: \"http://a:15692\" } }"), one);
+    let urls = ["http://a:15692", "http://b:15692"].map(str::to_owned).to_vec();
+    let several = CountersConfig { urls, ..one };
+    assert_eq!(counters("{ prometheus: [\"http://a:15692\", \"http://b:15692\"] }"), several);
+    let told = counters(
+        "{ management: { url: \"https://a\", user: me, password_file: /run/password, ca_file: /run/ca.pem } }",
+    );
+    let expected = CountersConfig {
+        source: CounterSource::Management,
+        urls: vec!["https://a".to_owned()],
+        user: Some("me".to_owned()),
+        password_file: Some("/run/password".into()),
+        ca_file: Some("/run/ca.pem".into()),
+    };
+    assert_eq!(told, expected);
 }
 
 fn two_pools(second: &str, queue: &str) -> String {

@@ -208,6 +208,7 @@ mod tests {
             instance: "mayfly".to_owned(),
             check_interval: Duration::from_millis(250),
             broker: BrokerSource::default(),
+            counters: None,
             broker_tls: TlsFiles::default(),
             launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
             quota: None,

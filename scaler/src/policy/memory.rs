@@ -50,6 +50,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
         let mut folding = Pool::of(&pool.name, observation);
         for queue in &pool.queues {
             let seen = observation.queues.get(queue);
+            folding.counters(&mut queues, queue);
             folding.queue(&mut queues, queue, queue, seen);
             // Without the queue itself its suspects need nobody.
             if let Some(seen) = observation.suspects.get(queue).filter(|_| is_present(seen)) {
@@ -131,6 +132,15 @@ impl<'a> Pool<'a> {
         remembered.observe(*facts, *at);
         if let Some(at) = self.workerless {
             remembered.observe_no_workers(at);
+        }
+    }
+
+    /// Folds in what the broker counts. It was asked for before the last look at the queue, or after it.
+    fn counters(&self, memories: &mut BTreeMap<String, QueueMemory>, queue: &str) {
+        if let Some(Fact::Known { value, at }) = self.observation.counters.get(queue)
+            && let Some(remembered) = memories.get_mut(queue)
+        {
+            remembered.observe_counters(value, *at);
         }
     }
 

@@ -21,7 +21,7 @@ mod share;
 mod slo;
 mod waiting;
 
-pub use age::{Age, QueueMarks};
+pub use age::{Age, AgeSource, QueueMarks};
 pub use arrivals::Arrivals;
 pub use decide::{Counts, LISTING_STALE_AFTER, decide, decide_pool};
 pub use decision::{Decision, Hold, Launch, LaunchReason, Withdraw};

@@ -78,17 +78,24 @@ pub enum QueueFacts {
 }
 
 /// What the broker counts for one queue, where it offers that. Each is absent where it is not offered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Counters {
-    /// Messages that came into the queue by publishing, since the counting began (at a start of the broker, or
-    /// at any time before): only differences tell something, and a fall means that it began anew.
+    /// When the last answer that this rests on was complete.
+    pub answered: Time,
+    /// Messages that came into the queue by publishing, counted from anywhere: only differences tell something,
+    /// and a fall means that the counting began anew.
     pub published: Option<u64>,
-    /// Messages acknowledged, in the same way.
+    /// How often the broker began to count anew and `published` was carried on.
+    pub restarts: u64,
+    /// The same of its retry queues, by their delays: after that their messages come back.
+    #[serde(skip)]
+    pub returns: Vec<(Duration, u64)>,
+    /// Messages acknowledged, counted in the same way.
     pub acknowledged: Option<u64>,
     /// Messages in flight; some seconds old.
     pub unacked: Option<u64>,
-    /// The publisher's stamp of the head message (classic queues, stamped messages only); it may also be that
-    /// of a message in flight.
+    /// The publisher's stamp of the head message (classic queues, stamped messages only). It may also be that
+    /// of a message in flight, and some seconds old.
     pub head_stamp: Option<Time>,
 }
 

@@ -44,6 +44,7 @@ impl Sample {
             instance: "sample".to_owned(),
             check_interval: Duration::from_millis(250),
             broker: BrokerSource::default(),
+            counters: None,
             broker_tls: TlsFiles::default(),
             launcher: LauncherConfig::Kubernetes { namespace: None },
             quota: None,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::PoolConfig,
-    policy::{Age, Counts, Fact, LeadTimes, Memory, Observation, QueueFacts, Unknown},
+    policy::{Age, AgeSource, Counts, Fact, LeadTimes, Memory, Observation, QueueFacts, Unknown},
     time::Time,
 };
 
@@ -31,7 +31,9 @@ pub struct Input {
 }
 
 /// Who asks the broker for depths.
-const LOOKS: &str = "looks at the queue";
+const LOOKS: &str = AgeSource::Looks.as_str();
+/// Who is asked for what it counts.
+const COUNTERS: &str = AgeSource::Counters.as_str();
 
 /// All of them for one pool.
 pub(super) fn of(pool: &PoolConfig, memory: &Memory, observation: &Observation, now: Time) -> Vec<Input> {
@@ -56,11 +58,11 @@ fn of_queue(queue: &str, memory: &Memory, observation: &Observation, now: Time) 
         Some(Fact::Known { value, at }) => {
             inputs.extend(value.unacked.map(|unacked| {
                 let text = format!("{unacked}{}", ago(*at, now));
-                Input::read("in flight", text, "the broker's counters").with(unacked as f64).of(queue)
+                Input::read("in flight", text, COUNTERS).with(unacked as f64).of(queue)
             }));
         }
         Some(Fact::Unknown(unknown)) => {
-            inputs.push(Input::read("in flight", unknown.to_string(), "the broker's counters").of(queue));
+            inputs.push(Input::read("in flight", unknown.to_string(), COUNTERS).of(queue));
         }
         None => {}
     }
@@ -157,14 +159,14 @@ impl Input {
     }
 
     fn age(what: &str, queue: &str, age: Age) -> Self {
-        let Age { at_least, at_most, estimate } = age;
+        let Age { at_least, at_most, estimate, source } = age;
         let most = at_most.map_or_else(
             || "no upper bound".to_owned(),
             |most| format!("at most {:.1} s", most.as_secs_f64()),
         );
         let text =
             format!("{:.1} s, at least {:.1} s, {most}", estimate.as_secs_f64(), at_least.as_secs_f64());
-        Self::estimate(what, text, LOOKS).with(estimate.as_secs_f64()).of(queue)
+        Self::estimate(what, text, source.as_str()).with(estimate.as_secs_f64()).of(queue)
     }
 
     /// A learned time.

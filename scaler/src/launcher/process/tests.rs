@@ -35,6 +35,7 @@ impl Place {
             instance: "mayfly".to_owned(),
             check_interval: Duration::from_millis(250),
             broker: BrokerSource::default(),
+            counters: None,
             broker_tls: TlsFiles::default(),
             launcher: LauncherConfig::Process {
                 directory: directory.path().to_owned(),

@@ -122,7 +122,7 @@ impl World {
             return Ok(());
         };
         // A process that has not seen workers and state yet knows no age.
-        let Some(Age { at_least, at_most, estimate }) = age else {
+        let Some(Age { at_least, at_most, estimate, .. }) = age else {
             prop_assert!(matches!(self.listing, Fact::Unknown(_)));
             return Ok(());
         };
@@ -365,7 +365,12 @@ fn an_estimate_stays_within_what_is_proven() {
     let estimates = Estimates { queues: [("q".to_owned(), marks)].into(), ..Estimates::default() };
     let scene = Scene { state: PoolState { estimates, ..PoolState::default() }, ..base() };
     let memory = remember(Memory::default(), &scene.observation(), &scene.config());
-    let age = Age { at_least: Duration::ZERO, at_most: Some(seconds(30)), estimate: seconds(30) };
+    let age = Age {
+        at_least: Duration::ZERO,
+        at_most: Some(seconds(30)),
+        estimate: seconds(30),
+        source: AgeSource::Looks,
+    };
     assert_eq!(memory.age("q", NOW), Some(age));
 }
 

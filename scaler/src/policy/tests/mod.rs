@@ -2,6 +2,7 @@
 
 mod advice;
 mod age;
+mod age_counted;
 mod arrivals;
 mod decide;
 mod differential;

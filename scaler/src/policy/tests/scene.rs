@@ -38,6 +38,7 @@ pub(super) fn config(pools: Vec<PoolConfig>) -> Config {
         instance: "mayfly".to_owned(),
         check_interval: Duration::from_millis(250),
         broker: BrokerSource::default(),
+        counters: None,
         broker_tls: TlsFiles::default(),
         launcher: LauncherConfig::Process { directory: "d".into(), start_delay: Duration::ZERO },
         quota: None,
