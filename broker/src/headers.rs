@@ -102,7 +102,11 @@ fn decimal(DecimalValue { scale, value }: DecimalValue) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use lapin::{BasicProperties, message::Delivery};
+    use lapin::{
+        BasicProperties,
+        message::Delivery,
+        types::{ShortString, parsing::parse_field_table},
+    };
 
     use super::*;
 
@@ -169,6 +173,46 @@ mod tests {
         let text = told(deep).to_string();
         assert!(text.contains("$omitted"), "{text}");
         assert!(serde_json::from_str::<Value>(&text).is_ok());
+    }
+
+    /// A table or an array, as AMQP writes it.
+    fn with_length(content: &[u8]) -> Vec<u8> {
+        [&u32::try_from(content.len()).unwrap().to_be_bytes(), content].concat()
+    }
+
+    #[test]
+    fn a_name_that_is_no_utf8_ends_no_connection_and_stays_as_long_as_it_was() {
+        let entry = |name: &[u8]| [&[u8::try_from(name.len()).unwrap()], name, b"V"].concat();
+        for (name, told) in [
+            (&b"a\xffb\xc3"[..], "a\u{1a}b\u{1a}"),
+            // The beginning of a character of four bytes; a surrogate; more than Unicode has.
+            (b"\xf0\x9f\xa6", "\u{1a}\u{1a}\u{1a}"),
+            (b"\xed\xa0\x80", "\u{1a}\u{1a}\u{1a}"),
+            (b"\xf4\x90\x80\x80", "\u{1a}\u{1a}\u{1a}\u{1a}"),
+            (&[0xff; 255], &"\u{1a}".repeat(255)),
+            ("\u{1F980}?".as_bytes(), "\u{1F980}?"),
+        ] {
+            let bytes = with_length(&entry(name));
+            let (rest, parsed) = parse_field_table(&bytes[..]).unwrap();
+            assert!(rest.is_empty());
+            assert_eq!(parsed.inner().keys().map(ShortString::as_str).collect::<Vec<_>>(), [told]);
+        }
+    }
+
+    #[test]
+    fn whatever_is_nested_however_deep_uses_up_no_stack() {
+        for kind in *b"AF" {
+            let mut bytes = with_length(b"");
+            for _ in 0..10_000 {
+                let name: &[u8] = if kind == b'F' { b"\x01n" } else { b"" };
+                bytes = with_length(&[name, &[kind], &bytes].concat());
+            }
+            let bytes = with_length(&[b"\x02it", &[kind][..], &bytes, b"\x05afterV"].concat());
+            let (rest, parsed) = parse_field_table(&bytes[..]).unwrap();
+            assert!(rest.is_empty() && parsed.inner().len() == 2);
+            let told = message(BasicProperties::default().with_headers(parsed)).headers().to_string();
+            assert!(told.contains("$omitted"), "{told}");
+        }
     }
 
     #[test]

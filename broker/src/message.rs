@@ -26,6 +26,8 @@ pub mod header {
     /// What brought a message into the dead-letter queue: `rejected` by its handler, its `attempts` are used
     /// up, or `suspect`: it brought down its workers.
     pub const REASON: &str = "x-mayfly-reason";
+    /// What is left of a `message_id` that was no UTF-8, on messages that we forward.
+    pub const DAMAGED_ID: &str = "x-mayfly-damaged-id";
     /// Deliveries that ended without a word (quorum queues).
     pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
     /// All deliveries, also those that were given back (quorum queues of RabbitMQ 4.3 and later).
@@ -68,6 +70,9 @@ pub struct Outgoing {
 /// The longest name, id or content type that AMQP can carry, in bytes.
 pub const SHORT_LIMIT: usize = 255;
 
+/// Stands in names for each byte that is no UTF-8 (ADR 2); nobody who writes text writes it.
+const SUBSTITUTE: char = '\u{1a}';
+
 /// AMQP's `delivery_mode` of messages that survive a restart of the broker.
 const PERSISTENT: u8 = 2;
 
@@ -81,9 +86,14 @@ type WithText = fn(BasicProperties, ShortString) -> BasicProperties;
 // === impl Message ===
 
 impl Message {
-    /// Its `message_id` property.
+    /// Its `message_id` property; `None` also for one that was no UTF-8: what is left of it may be the same for
+    /// different messages, so it tells nobody which one this is.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
+        self.any_id().filter(|id| !id.contains(SUBSTITUTE))
+    }
+
+    fn any_id(&self) -> Option<&str> {
         self.properties.message_id().as_ref().map(ShortString::as_str)
     }
 
@@ -129,7 +139,8 @@ impl Message {
     }
 
     /// The same message for `queue` with its original properties, and `headers` set over its own. A message
-    /// without an id gets one, so that its confirm can be told apart.
+    /// without an id gets one, so that its confirm can be told apart; what is left of one that was no UTF-8
+    /// stands in a header then.
     ///
     /// Left out are an expiration (it would end the message in a queue that nobody consumes, as the broker
     /// knows when it dead-letters), the user id (the broker accepts only our own), and headers that mean
@@ -144,7 +155,9 @@ impl Message {
             .flat_map(|table| table.inner().clone())
             .filter(|(name, _)| !NOT_FORWARDED.contains(&name.as_str()))
             .collect();
-        table.extend(headers.into_iter().map(|(name, value)| (cut(name), value.into())));
+        let damaged_id = self.any_id().filter(|_| self.id().is_none());
+        let damaged_id = damaged_id.map(|id| (header::DAMAGED_ID.to_owned(), Header::Text(id.to_owned())));
+        table.extend(headers.into_iter().chain(damaged_id).map(|(name, value)| (cut(name), value.into())));
 
         let mut properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
@@ -384,6 +397,29 @@ mod tests {
         assert_eq!(copy.properties.headers(), &Some(FieldTable::default()));
         assert_eq!(copy.properties.message_id().as_ref().map(ShortString::as_str), Some(&*copy.message_id));
         assert!(!copy.message_id.is_empty());
+    }
+
+    #[test]
+    fn an_id_that_is_no_utf8_is_none_and_what_is_left_of_it_is_kept_for_people() {
+        let original = message(BasicProperties::default().with_message_id("id-\u{1a}".into()));
+        assert_eq!(original.id(), None);
+        let copies = [0, 1].map(|_| original.forward("q", BTreeMap::new()));
+        assert_ne!(copies[0].message_id, copies[1].message_id);
+        for copy in copies {
+            let seen = message(copy.properties);
+            assert_eq!(seen.id(), Some(copy.message_id.as_str()));
+            assert_eq!(seen.text_header(header::DAMAGED_ID).as_deref(), Some("id-\u{1a}"));
+            let again = seen.forward("q", BTreeMap::new());
+            assert_eq!(
+                (again.message_id, again.properties.headers()),
+                (copy.message_id, seen.properties.headers())
+            );
+        }
+        let whole = message(BasicProperties::default().with_message_id("id".into()));
+        assert_eq!(
+            message(whole.forward("q", BTreeMap::new()).properties).text_header(header::DAMAGED_ID),
+            None
+        );
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod proxy;
 pub mod sandbox;
 pub mod store;
 pub mod wait;
+pub mod wire;
 
 pub use bed::Bed;
 pub use client::{Client, Kind};
@@ -36,3 +37,4 @@ pub use process::{Process, Program, Signal};
 pub use proxy::{Fault, Proxy, Way};
 pub use store::Store;
 pub use wait::{eventually, until};
+pub use wire::Wire;

@@ -4,6 +4,7 @@
 mod examples;
 mod faults;
 mod fuzz;
+mod names;
 mod outcomes;
 
 use anyhow::{Context, Result, ensure};

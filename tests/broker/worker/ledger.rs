@@ -19,6 +19,7 @@ use mayfly_tests::{
     on_each_release,
     store::{self, Store},
     until,
+    wire::{Properties, Property, Wire},
 };
 use mayfly_worker::ledger::{Claim, Claimed, Key, Ledger, Terms};
 
@@ -36,6 +37,7 @@ on_each_release!(
     a_ledger_that_refuses_us_ends_the_worker_at_once,
     work_goes_on_when_the_connection_is_lost_and_is_known_when_the_message_comes_again,
     messages_without_an_id_run_without_the_ledger_unless_a_header_holds_it,
+    messages_whose_ids_are_no_utf8_are_never_taken_for_each_other,
 );
 
 const KINDS: [store::Kind; 2] = [store::Kind::Redis, store::Kind::Postgres];
@@ -386,11 +388,47 @@ async fn messages_without_an_id_run_without_the_ledger_unless_a_header_holds_it(
     let report = worker.ends_with(exit::OK).await?;
     ensure!((report.done, report.known) == (4, 1), "{report:?}");
     ensure!(crew.notes("done")?.0.len() == 4);
-    let warnings = worker.process.log()?.matches("a message has no message_id").count();
+    let warnings = worker.process.log()?.matches("a message has no message_id that is text").count();
     ensure!(warnings == 1, "{warnings} warnings");
+    // Retried, it gets a message_id of ours, and is still the same.
+    publish(Some("9")).await?;
+    let options = ["--max-idle", "8s", "--id-header", "x-order"];
+    let failing_once = r#"[ "$MAYFLY_ATTEMPT" = 2 ] || exit 75; echo "x 0 2" >>"$DIR/second""#;
+    let mut worker = start(&crew, &store, "retrying", &exec(&bed.queue, &options, failing_once))?;
+    crew.noted("second", 1).await?;
+    publish(Some("9")).await?;
+    let report = worker.ends_with(exit::OK).await?;
+    ensure!((report.retried, report.done, report.known) == (1, 1, 1), "{report:?}");
     let records = store.records().await?;
-    ensure!(records.lines().filter(|line| line.starts_with("mayfly:")).count() == 2, "{records}");
+    ensure!(records.lines().filter(|line| line.starts_with("mayfly:")).count() == 3, "{records}");
     Ok(())
+}
+
+async fn messages_whose_ids_are_no_utf8_are_never_taken_for_each_other(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    let mut wire = Wire::connect(&bed.broker).await?;
+    for kind in KINDS {
+        let store = Store::start(kind).await?;
+        let queue = bed.queue_name("test-worker");
+        topology(&crew, &queue).await?;
+        // What is left of the first three is the same.
+        for id in [&b"id-\xff"[..], b"id-\xfe", b"id-\x1a", b"good", b"good"] {
+            let properties = Properties::default().with(Property::MessageId, id);
+            wire.publish("", queue.as_bytes(), &properties, b"").await?;
+        }
+        let file = format!("done-{kind:?}");
+        let script =
+            format!(r#"echo "x 0 $MAYFLY_ATTEMPT" >>"$DIR/{file}"; [ "$MAYFLY_ATTEMPT" = 2 ] || exit 75"#);
+        let name = format!("worker-{kind:?}");
+        let mut worker = start(&crew, &store, &name, &exec(&queue, &["--max-idle", "8s"], &script))?;
+        let report = worker.ends_with(exit::OK).await?;
+        ensure!((report.retried, report.done, report.known) == (5, 4, 1), "{kind:?}: {report:?}");
+        ensure!(crew.notes(&file)?.0.len() == 9, "{kind:?}");
+        let warnings = worker.process.log()?.matches("a message has no message_id that is text").count();
+        ensure!(warnings == 1, "{warnings} warnings");
+    }
+    client.close().await
 }
 
 /// All published messages with a body each.

@@ -28,7 +28,7 @@ pub(crate) struct LedgerArgs {
     /// How long nobody else may take over a message whose worker is gone; renewed while it is worked on.
     #[arg(long, env = "MAYFLY_LEDGER_LEASE", value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     ledger_lease: Duration,
-    /// The header that holds the id of messages without a `message_id`.
+    /// The header that holds a message's id; messages without it are known by their `message_id`.
     #[arg(long, env = "MAYFLY_ID_HEADER", value_name = "NAME")]
     id_header: Option<String>,
 }
@@ -44,7 +44,7 @@ pub struct LedgerOptions {
     pub terms: Terms,
     /// What to do while it does not answer.
     pub when_down: WhenDown,
-    /// The header that holds the id of messages without a `message_id`.
+    /// The header that holds a message's id; messages without it are known by their `message_id`.
     pub id_header: Option<String>,
 }
 

@@ -273,13 +273,15 @@ impl Custody {
 
     /// `None`: the message has no id.
     fn key(&self, message: &Message) -> Option<Key> {
-        let from_header = || message.text_header(self.id_header.as_deref()?);
-        let id = message.id().filter(|id| !id.is_empty()).map(str::to_owned).or_else(from_header);
+        // First: who had no `message_id` has one of ours since it was retried.
+        let named = self.id_header.as_deref().and_then(|name| message.text_header(name));
+        let own = message.id().map(str::to_owned);
+        let id = [named, own].into_iter().flatten().find(|id| !id.is_empty());
         if id.is_none() && !self.told_no_id.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 queue = self.queue,
-                "a message has no message_id: the ledger cannot know such messages, so they may be done twice; if \
-                 a header holds their id, name it with --id-header"
+                "a message has no message_id that is text: the ledger cannot know such messages, so they may \
+                 be done twice; if a header holds their id, name it with --id-header"
             );
         }
         Some(Key { vhost: self.vhost.clone(), queue: self.queue.clone(), id: id? })

@@ -7,7 +7,15 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, DecimalValue, FieldArray, FieldTable, ShortString},
 };
-use mayfly_tests::{Bed, Kind, bed::rounds, on_each_release};
+use mayfly_tests::{
+    Bed, Kind,
+    bed::rounds,
+    on_each_release,
+    wire::{
+        self, Property, Wire,
+        value::{deep_array, deep_table},
+    },
+};
 
 use super::{super::Dice, Crew, Handler, declare, forget, noted, publish};
 
@@ -19,6 +27,7 @@ on_each_release!(any_message_has_an_outcome_with_any_handler);
 async fn any_message_has_an_outcome_with_any_handler(bed: &Bed) -> Result<()> {
     let crew = Crew::new(bed);
     let client = bed.client().await?;
+    let mut wire = Wire::connect(&bed.broker).await?;
     for handler in [Handler::Exec, Handler::Stdio, Handler::Http, Handler::Envelope] {
         // A process each takes its time.
         let count = rounds(if handler == Handler::Exec { 200 } else { 1000 });
@@ -27,7 +36,11 @@ async fn any_message_has_an_outcome_with_any_handler(bed: &Bed) -> Result<()> {
         let mut dice = Dice(7);
         for _ in 0..count {
             let body = body(&mut dice);
-            publish(&client, &queue, properties(&mut dice), &body).await?;
+            if dice.below(4) == 0 {
+                wire.publish("", queue.as_bytes(), &bytes_for_names(&mut dice), &body).await?;
+            } else {
+                publish(&client, &queue, properties(&mut dice), &body).await?;
+            }
         }
         forget(bed, "seen");
         let options = ["--max-idle", "500ms", "--concurrency", "4"];
@@ -84,6 +97,34 @@ fn properties(dice: &mut Dice) -> BasicProperties {
         properties = properties.with_headers(table(dice, 0));
     }
     properties
+}
+
+/// Any bytes where a client library takes text, and headers nested as deep as a frame can hold.
+fn bytes_for_names(dice: &mut Dice) -> wire::Properties {
+    use Property::{AppId, ClusterId, ContentEncoding, ContentType, CorrelationId, MessageId, ReplyTo, Type};
+    let mut properties = wire::Properties::default();
+    for property in [ContentType, ContentEncoding, CorrelationId, ReplyTo, MessageId, Type, AppId, ClusterId]
+    {
+        if dice.below(2) == 0 {
+            properties = properties.with(property, &bytes(dice));
+        }
+    }
+    let (names, odd) = ([bytes(dice), bytes(dice)], text(dice, 100));
+    let (own, nested) = (names[0].as_slice(), names[1].as_slice());
+    match dice.below(4) {
+        0 => properties,
+        1 => properties.with_headers(&[(own, deep_array(dice.below(5000)))]),
+        2 => properties.with_headers(&[(own, deep_table(&nested[..nested.len() % 8], dice.below(4000)))]),
+        _ => properties.with_headers(&[
+            (own, wire::value::table(&[(nested, wire::value::table(&[])), (own, deep_array(2))])),
+            (odd.as_bytes(), wire::value::text(nested)),
+        ]),
+    }
+}
+
+fn bytes(dice: &mut Dice) -> Vec<u8> {
+    let size = [1, 10, 255][dice.below(3)];
+    (0..size).map(|_| u8::try_from(dice.below(256)).unwrap_or_default()).collect()
 }
 
 fn text(dice: &mut Dice, limit: usize) -> String {
