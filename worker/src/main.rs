@@ -13,8 +13,9 @@ fn main() -> process::ExitCode {
     // One thread: handlers are processes, and a small worker starts faster and costs less.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.map(|runtime| {
+        // A task of its own: to wake what `block_on` itself drives takes a system call each time.
         runtime.block_on(async {
-            Ok::<_, std::io::Error>(mayfly_worker::run(cli, Shutdown::on_signals()?).await)
+            Ok::<_, std::io::Error>(tokio::spawn(mayfly_worker::run(cli, Shutdown::on_signals()?)).await?)
         })
     });
     match ended {

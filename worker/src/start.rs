@@ -115,7 +115,8 @@ async fn examine(
         needed.push(dead.clone());
     }
     needed.extend(options.quarantine.clone());
-    let mut missing = missing(connection, needed.iter().chain([&suspects, isolated])).await?;
+    let asked: Vec<&String> = needed.iter().chain([&suspects, isolated]).collect();
+    let mut missing = missing(connection, &asked).await?;
     let has_suspects = ![&suspects, isolated].into_iter().any(|queue| missing.contains(queue));
     missing.retain(|queue| needed.contains(queue));
     if !missing.is_empty() {
@@ -133,13 +134,10 @@ async fn examine(
 
 /// Passively: all that is missing of `queues`, so that it is repaired at once. The queue itself is left to the
 /// consumer's registration.
-async fn missing(
-    connection: &Connection,
-    queues: impl IntoIterator<Item = &String>,
-) -> Result<Vec<String>, StartError> {
+async fn missing(connection: &Connection, queues: &[&String]) -> Result<Vec<String>, StartError> {
     let mut missing = Vec::new();
     let mut channel = connection.channel().await?;
-    for queue in queues {
+    for &queue in queues {
         if !missing.contains(queue) && channel.depth(queue, CALL_LIMIT).await? == QueueState::Missing {
             missing.push(queue.clone());
             // The broker closes a channel that asked for a missing queue.

@@ -1,7 +1,7 @@
 //! The bare client that mayfly is compared with: as little as one can write with the same library. Its rate
 //! is measured in a process of its own, with tokio's ordinary runtime.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
@@ -11,6 +11,8 @@ use lapin::{
     types::FieldTable,
 };
 use tokio::time::Instant;
+
+use crate::spawning::spawn_one;
 
 /// Messages held at once.
 pub(crate) const PREFETCH: u16 = 100;
@@ -45,6 +47,31 @@ impl Bare {
         for number in 1..=count {
             let delivery = self.consumer.next().await.context("the consumer has ended")??;
             if number.is_multiple_of(BATCH) {
+                ensure!(delivery.ack(BasicAckOptions { multiple: true }).await?, "an ack was not sent");
+            }
+        }
+        self.channel.close(200, "done".into()).await?;
+        Ok(begun.elapsed())
+    }
+
+    /// The same, with a process for each message, `concurrency` at once.
+    pub(crate) async fn run(
+        &mut self,
+        program: &Path,
+        count: usize,
+        concurrency: NonZeroUsize,
+    ) -> Result<Duration> {
+        ensure!(count.is_multiple_of(BATCH), "{count} is no multiple of {BATCH}");
+        let begun = Instant::now();
+        let running = self.consumer.by_ref().take(count).map(async |delivery| {
+            let delivery = delivery?;
+            spawn_one(program).await?;
+            anyhow::Ok(delivery)
+        });
+        let mut done = std::pin::pin!(running.buffered(concurrency.get()).enumerate());
+        while let Some((number, delivery)) = done.next().await {
+            let delivery = delivery?;
+            if (number + 1).is_multiple_of(BATCH) {
                 ensure!(delivery.ack(BasicAckOptions { multiple: true }).await?, "an ack was not sent");
             }
         }

@@ -64,6 +64,19 @@ enum Baseline {
         #[arg(long)]
         count: usize,
     },
+    /// Takes messages with a bare client and runs a program for each.
+    Running {
+        #[arg(long, env = "MAYFLY_BROKER_URL")]
+        url: String,
+        #[arg(long)]
+        queue: String,
+        #[arg(long)]
+        program: PathBuf,
+        #[arg(long)]
+        count: usize,
+        #[arg(long)]
+        concurrency: NonZeroUsize,
+    },
     /// Runs a program again and again.
     Spawning {
         #[arg(long)]
@@ -104,6 +117,11 @@ fn run_baseline(baseline: &Baseline) -> Result<()> {
         Baseline::Bare { url, queue, count } => Runtime::new()?.block_on(async {
             let mut bare = Bare::register(url, queue).await?;
             let took = bare.take(*count).await?;
+            bare.close().await.map(|()| took)
+        })?,
+        Baseline::Running { url, queue, program, count, concurrency } => one_thread()?.block_on(async {
+            let mut bare = Bare::register(url, queue).await?;
+            let took = bare.run(program, *count, *concurrency).await?;
             bare.close().await.map(|()| took)
         })?,
         // On one thread, as the worker's.

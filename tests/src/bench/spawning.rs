@@ -20,7 +20,7 @@ pub(crate) async fn spawn_all(program: &Path, count: usize, concurrency: NonZero
 }
 
 /// In a process group of its own, a body on its standard input, all of its output read, as the worker does.
-async fn spawn_one(program: &Path) -> Result<()> {
+pub(crate) async fn spawn_one(program: &Path) -> Result<()> {
     let mut child = Command::new(program)
         .process_group(0)
         .stdin(Stdio::piped())

@@ -55,7 +55,7 @@ const FULL: Scale = Scale {
     paced_seconds: 20,
 };
 const QUICK: Scale =
-    Scale { starts: 10, rounds: 3, messages: 5_000, single_messages: 1_000, commands: 300, paced_seconds: 3 };
+    Scale { starts: 10, rounds: 3, messages: 15_000, single_messages: 500, commands: 500, paced_seconds: 3 };
 
 pub(crate) async fn measure(
     stage: &Stage,

@@ -15,6 +15,18 @@ const STDIO_TARGET: f64 = 5_000.0;
 const EXEC_CONCURRENCIES: [&str; 2] = ["1", "2"];
 const STDIO_CONCURRENCY: &str = "16";
 
+/// Who runs a process for each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runner {
+    Worker,
+    /// Nobody takes messages.
+    Processes,
+    /// With its broker on the same processors, a client can't be faster.
+    Bare,
+}
+
+const RUNNERS: [Runner; 3] = [Runner::Worker, Runner::Processes, Runner::Bare];
+
 /// A process for each message.
 pub(super) async fn measure_exec(
     stage: &Stage,
@@ -23,7 +35,7 @@ pub(super) async fn measure_exec(
     figures: &mut Vec<Figure>,
 ) -> Result<()> {
     for concurrency in EXEC_CONCURRENCIES {
-        figures.push(exec(stage, client, scale, concurrency).await?);
+        figures.extend(exec(stage, client, scale, concurrency).await?);
     }
     Ok(())
 }
@@ -33,43 +45,48 @@ async fn declare(stage: &Stage, queue: &str, arguments: Arguments<'_>) -> Result
     empty(stage, &format!("{queue}-declare"), queue, 0, arguments).await.map(drop)
 }
 
-async fn exec(stage: &Stage, client: &Client, scale: Scale, concurrency: &str) -> Result<Figure> {
+async fn exec(stage: &Stage, client: &Client, scale: Scale, concurrency: &str) -> Result<[Figure; 2]> {
     let queue = format!("exec-{concurrency}");
     let command = program_path("bench-swallow")?;
     let options = ["--declare", "--concurrency", concurrency];
     let arguments = Arguments { handler: "exec", options: &options, command: Some(&command) };
     declare(stage, &queue, arguments).await?;
     let count = scale.commands;
-    let [mut rates, mut baselines] = [const { Vec::new() }; 2];
+    let [mut worker, mut processes, mut bare] = [const { Vec::new() }; 3];
     for round in 1..=scale.rounds {
         eprintln!("a process for each message, concurrency {concurrency}, round {round} of {}", scale.rounds);
-        let mut turns = [true, false];
+        let mut runners = RUNNERS;
         if round % 2 == 0 {
-            turns.reverse();
+            runners.reverse();
         }
-        for is_worker in turns {
-            let name = format!("exec-{concurrency}-{round}-{is_worker}");
-            if is_worker {
+        for runner in runners {
+            let name = format!("exec-{concurrency}-{round}-{runner:?}");
+            if runner != Runner::Processes {
                 fill(client, &queue, count).await?;
-                rates.push(empty(stage, &name, &queue, count, arguments).await?.rate);
-            } else {
-                let program = stage
-                    .baseline()?
-                    .args([
-                        "spawning",
-                        "--count",
-                        &count.to_string(),
-                        "--concurrency",
-                        concurrency,
-                        "--program",
-                    ])
-                    .arg(&command);
-                baselines.push(baseline(program, &name, count).await?);
+            }
+            let all = count.to_string();
+            let common = ["--count", &all, "--concurrency", concurrency, "--program"];
+            match runner {
+                Runner::Worker => worker.push(empty(stage, &name, &queue, count, arguments).await?.rate),
+                Runner::Processes => {
+                    let program = stage.baseline()?.arg("spawning").args(common).arg(&command);
+                    processes.push(baseline(program, &name, count).await?);
+                }
+                Runner::Bare => {
+                    let program = stage.baseline()?.args(["running", "--queue", &queue]).args(common);
+                    bare.push(baseline(program.arg(&command), &name, count).await?);
+                }
             }
         }
     }
-    let case = format!("exec, concurrency {concurrency}, to the same processes without messages");
-    Ok(Figure::paired("worker", &case, "messages/s", &rates, &baselines).at_least_times(EXEC_TARGET))
+    let paired = |what: &str, theirs: &[f64]| {
+        let case = format!("exec, concurrency {concurrency}, {what}");
+        Figure::paired("worker", &case, "messages/s", &worker, theirs)
+    };
+    Ok([
+        paired("to the same processes without messages", &processes).at_least_times(EXEC_TARGET),
+        paired("to a bare client that runs them", &bare),
+    ])
 }
 
 /// One child that answers at once.
