@@ -1,5 +1,6 @@
 //! The scaler under the process launcher: one launch at a time, whatever dies, is doubled or goes away.
 
+mod scale;
 mod sight;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -10,6 +11,8 @@ use mayfly_tests::{
     on_each_release, until,
 };
 use serde_json::{Value, json};
+
+use self::scale::every_queue_keeps_its_slo_from_zero_to_zero;
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -30,6 +33,7 @@ on_each_release!(
     a_paused_pool_launches_nothing_until_it_is_resumed,
     a_damaged_record_holds_until_it_is_repaired,
     a_name_that_is_taken_by_something_else_is_skipped_and_told,
+    every_queue_keeps_its_slo_from_zero_to_zero,
 );
 
 fn sleeper(bed: &Bed, work: &str) -> Result<Vec<String>> {

@@ -47,6 +47,8 @@ pub struct Scaler {
 pub struct WorkerFile {
     /// The Job's name.
     pub name: String,
+    /// Its pool.
+    pub pool: String,
     /// Its serial.
     pub serial: u64,
     /// Its slot.
@@ -72,6 +74,22 @@ impl<'a> Fleet<'a> {
         fs::create_dir(&directory)?;
         let mut fleet = Self { bed, url: bed.broker.url(), config: directory.join("mayfly.yaml"), directory };
         fleet.configure(command, changes)?;
+        Ok(fleet)
+    }
+
+    /// An instance named `name` with this configuration; instance, broker and launcher are added.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub fn with(bed: &'a Bed, name: &str, config: &Value) -> Result<Self> {
+        let directory = bed.directory().join(name);
+        fs::create_dir(&directory)?;
+        let fleet = Self { bed, url: bed.broker.url(), config: directory.join("mayfly.yaml"), directory };
+        let mut config = config.clone();
+        config["instance"] = json!("test");
+        config["broker"] = json!({ "url_env": BROKER_URL });
+        config["launcher"] = json!({ "process": { "directory": fleet.directory } });
+        fs::write(&fleet.config, serde_json::to_vec_pretty(&config)?)?;
         Ok(fleet)
     }
 
@@ -296,7 +314,11 @@ impl Scaler {
 // === impl WorkerFile ===
 
 impl WorkerFile {
-    fn read(path: &Path) -> Result<Self> {
+    /// Reads a worker's file.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)?;
         let mut lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let header = lines.next().context("no header")?;
@@ -304,6 +326,7 @@ impl WorkerFile {
         let stamp = stamp.duration_since(std::time::UNIX_EPOCH)?.as_millis();
         Ok(Self {
             name: path.file_name().context("no name")?.to_string_lossy().into_owned(),
+            pool: header["pool"].as_str().context("no pool")?.to_owned(),
             serial: header["serial"].as_u64().context("no serial")?,
             slot: header["slot"].as_u64().context("no slot")?,
             reason: header["reason"].as_str().context("no reason")?.to_owned(),

@@ -2,13 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 /// Message ids.
 pub type Ids = BTreeSet<String>;
 
 /// The most ids named in an error.
 const SHOWN: usize = 5;
+
+/// When an id of ours was made, in milliseconds since the Unix epoch.
+///
+/// # Errors
+/// When it is none of ours (UUID version 7, RFC 9562).
+pub fn made_ms(id: &str) -> Result<u64> {
+    let made = uuid::Uuid::parse_str(id)?.get_timestamp().context("an id without a time")?;
+    let (seconds, nanoseconds) = made.to_unix();
+    Ok(seconds * 1000 + u64::from(nanoseconds) / 1_000_000)
+}
 
 /// Compares two sets of ids.
 ///
