@@ -8,6 +8,13 @@ use mayfly_service::{Shutdown, exit, tls};
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
+    let shutdown = match Shutdown::on_signals() {
+        Ok(shutdown) => shutdown,
+        Err(error) => {
+            eprintln!("error: cannot listen for signals: {error}");
+            return exit::ExitCode::Internal.into();
+        }
+    };
     tls::install_provider();
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -18,11 +25,5 @@ async fn main() -> ExitCode {
             return code.into();
         }
     };
-    match Shutdown::on_signals() {
-        Ok(shutdown) => mayfly_publisher::run(args, shutdown).await.into(),
-        Err(error) => {
-            eprintln!("error: cannot listen for signals: {error}");
-            exit::ExitCode::Internal.into()
-        }
-    }
+    mayfly_publisher::run(args, shutdown).await.into()
 }

@@ -6,6 +6,13 @@ use mayfly_service::{ExitCode, Shutdown};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::process::ExitCode {
+    let shutdown = match Shutdown::on_signals() {
+        Ok(shutdown) => shutdown,
+        Err(error) => {
+            eprintln!("error: cannot listen for signals: {error}");
+            return ExitCode::Internal.into();
+        }
+    };
     mayfly_service::tls::install_provider();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -16,11 +23,8 @@ async fn main() -> std::process::ExitCode {
             return code.into();
         }
     };
-    let outcome = match Shutdown::on_signals() {
-        Ok(shutdown) => cli.run(shutdown).await,
-        Err(error) => Err(error.into()),
-    };
-    outcome
+    cli.run(shutdown)
+        .await
         .unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             ExitCode::Internal

@@ -17,7 +17,8 @@ pub struct Shutdown {
 // === impl Shutdown ===
 
 impl Shutdown {
-    /// Listens for SIGINT and SIGTERM in a task that lives as long as the process.
+    /// Listens for SIGINT and SIGTERM in a task that lives as long as the process. To be called before anything
+    /// else is done: until then, a signal ends the process without a word.
     ///
     /// # Errors
     /// When the operating system refuses a signal handler.

@@ -8,6 +8,7 @@ mod idle;
 mod ledger;
 mod notes;
 mod outage;
+mod panics;
 mod refusal;
 mod retry;
 mod sight;

@@ -54,8 +54,9 @@ pub trait Handler: Send + Sync + 'static {
         context: &Context,
     ) -> impl Future<Output = Result<Outcome, CannotStart>> + Send;
 
-    /// Ends what outlives messages. Called once, when no message is in work any more.
-    fn finish(&self) -> impl Future<Output = ()> + Send {
+    /// Ends what outlives messages, at once when [`Interrupt::kill`] asks for it. Called once, when no message is
+    /// in work any more.
+    fn finish(&self, _interrupt: &Interrupt) -> impl Future<Output = ()> + Send {
         ready(())
     }
 }

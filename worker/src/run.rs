@@ -32,6 +32,9 @@ use crate::{
     work::work_announced,
 };
 
+/// The first descriptor that is none of the standard streams.
+const FIRST_OTHER: i32 = 3;
+
 /// Reads the command line. A refusal is printed, and told wherever an end is told.
 ///
 /// # Errors
@@ -86,6 +89,8 @@ pub async fn run(cli: Cli, shutdown: Shutdown) -> ExitCode {
     if let Err(code) = start_log::<Cli>(&log) {
         return code;
     }
+    // What was left open to us is no handler's business; all that we open ourselves is closed there anyway.
+    close_fds::set_fds_cloexec(FIRST_OTHER, &[]);
     match command {
         Command::Sleep(args) => {
             let handler = Sleep { time: args.time };

@@ -153,7 +153,7 @@ pub(crate) async fn work_announced<H: Handler>(
             }
         };
     background.shutdown().await;
-    attendant.handler.finish().await;
+    attendant.handler.finish(&until_aborted(shutdown)).await;
     attendant.forwarder.close().await;
     let mut report = report(reason, detail.as_deref(), &carry.tally);
     if let Some(custody) = &attendant.custody {
@@ -206,6 +206,11 @@ async fn reach(
     }
 }
 
+/// What ends with the worker may take its time, until a second signal.
+fn until_aborted(shutdown: &Shutdown) -> Interrupt {
+    Interrupt { kill: shutdown.abort.clone(), ..Interrupt::default() }
+}
+
 /// Brings the handler up within the start deadline.
 async fn prepare<H: Handler>(
     handler: &H,
@@ -222,7 +227,7 @@ async fn prepare<H: Handler>(
             interrupt.kill.cancel();
             // It may have begun something that it must end itself.
             let _ = preparing.await;
-            handler.finish().await;
+            handler.finish(&until_aborted(shutdown)).await;
             return Err((ExitReason::AskedToStop, None));
         }
         prepared = &mut preparing => prepared,
@@ -235,7 +240,7 @@ async fn prepare<H: Handler>(
             format!("handler cannot start: not ready within {limit} (--start-deadline)")
         }
     };
-    handler.finish().await;
+    handler.finish(&until_aborted(shutdown)).await;
     Err((ExitReason::HandlerUnavailable, Some(detail)))
 }
 

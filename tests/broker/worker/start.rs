@@ -1,17 +1,19 @@
 //! Under the process launcher: the start delay, being taken back during it, and the lock of the worker's file.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io::Read, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use mayfly_service::{contract, report::ExitReason};
 use mayfly_tests::{Bed, Kind, Program, Signal, bed::rounds, on_each_release, until};
 
-use super::{Crew, Dice, LIMIT, declare, end_all, exit, having, is_locked};
+use super::{Crew, Dice, LIMIT, Worker, declare, end_all, exit, having, is_locked};
 
 on_each_release!(
     of_a_worker_and_who_takes_it_back_exactly_one_wins,
     a_signal_during_the_start_delay_claims_the_start_and_ends_it,
     a_handler_that_outlives_its_worker_does_not_hold_the_lock_of_its_file,
+    a_signal_right_after_the_start_silences_no_program,
+    what_a_worker_inherits_reaches_no_handler,
 );
 
 async fn of_a_worker_and_who_takes_it_back_exactly_one_wins(bed: &Bed) -> Result<()> {
@@ -61,6 +63,56 @@ async fn a_signal_during_the_start_delay_claims_the_start_and_ends_it(bed: &Bed)
     ensure!(worker.events()? == ["exit"], "{:?}", worker.events());
     ensure!(bed.directory().join("worker.status.start").exists(), "it could be counted on still");
     crew.nothing_is_left(&[]).await
+}
+
+/// What a program says first, that its arguments are no good, waits in a pipe that is full: it listens by then.
+const REFUSED_INTO_A_FULL_PIPE: &str = r#"
+    mkfifo "$DIR/errors"
+    exec 8<>"$DIR/errors"
+    head -c 65536 /dev/zero >&8
+    exec "$@" 2>&8"#;
+
+async fn a_signal_right_after_the_start_silences_no_program(bed: &Bed) -> Result<()> {
+    let crew = Crew::new(bed);
+    let errors = bed.directory().join("errors");
+    for name in ["mayfly-worker", "mayfly-scaler", "mayfly-publisher"] {
+        let (program, status, termination_log) = crew.program(name, name, &["--no-such-option"])?;
+        let process = program.within(&["/bin/sh", "-c", REFUSED_INTO_A_FULL_PIPE, "sh"]).spawn(name)?;
+        let mut worker = Worker { process, status, termination_log };
+        until(&format!("{name} catches SIGTERM"), LIMIT, async || catches_sigterm(worker.process.pid()))
+            .await?;
+        worker.process.signal(Signal::TERM)?;
+        fs::File::open(&errors)?.read_exact(&mut vec![0; 65536])?;
+        worker.process.exits_with(exit::USAGE, LIMIT).await?;
+        if name == "mayfly-worker" {
+            let report = worker.report(exit::USAGE)?;
+            ensure!(report.reason == ExitReason::Misconfigured, "{report:?}");
+        }
+        fs::remove_file(&errors)?;
+    }
+    crew.nothing_is_left(&[]).await
+}
+
+async fn what_a_worker_inherits_reaches_no_handler(bed: &Bed) -> Result<()> {
+    let crew = Crew::new(bed);
+    let client = bed.client().await?;
+    declare(&client, &bed.queue, Kind::Classic).await?;
+    let list = r#"ls -l "/proc/$$/fd" >"$DIR/files"; "#;
+    let answer = r#"echo '{"ready":true}'; read -r line; echo '{"id":1,"outcome":"done"}'; read -r line"#;
+    for (handler, script) in [("exec", list.to_owned()), ("stdio", format!("{list}{answer}"))] {
+        client.publish(&bed.queue, 1).await?;
+        let arguments =
+            [handler, "--queue", &bed.queue, "--max-messages", "1", "--", "/bin/sh", "-c", &script];
+        let (program, status, termination_log) = crew.program("mayfly-worker", handler, &arguments)?;
+        let script = r#"exec 9>"$DIR/inherited"; exec "$@""#;
+        let process = program.within(&["/bin/sh", "-c", script, "sh"]).spawn(handler)?;
+        let report = Worker { process, status, termination_log }.ends_with(exit::OK).await?;
+        ensure!(report.done == 1, "{handler}: {report:?}");
+        let files = fs::read_to_string(bed.directory().join("files"))?;
+        ensure!(files.contains("pipe:") && !files.contains("inherited"), "{handler}: {files}");
+    }
+    crew.nothing_is_left(&[&bed.queue]).await?;
+    client.close().await
 }
 
 /// Whether a process has a handler for SIGTERM (`SigCgt` of `/proc/PID/status`, proc(5)).

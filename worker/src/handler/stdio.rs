@@ -107,12 +107,20 @@ impl Handler for Stdio {
         }
     }
 
-    async fn finish(&self) {
-        let keeping = take(&self.keeping);
+    async fn finish(&self, interrupt: &Interrupt) {
+        let Some(mut keeping) = take(&self.keeping) else { return };
         // An error means that it has ended.
         let _ = self.orders.send(Order::Finish);
-        if let Some(keeping) = keeping
-            && let Err(error) = keeping.await
+        let kept = tokio::select! {
+            kept = &mut keeping => kept,
+            () = interrupt.kill.cancelled() => {
+                // With its keeper the program is killed.
+                keeping.abort();
+                keeping.await
+            }
+        };
+        if let Err(error) = kept
+            && !error.is_cancelled()
         {
             tracing::error!(%error, "what kept the program ended badly");
         }

@@ -76,7 +76,7 @@ impl Bench {
     }
 
     async fn finish(&self) {
-        tokio::time::timeout(LIMIT, self.stdio.finish()).await.unwrap();
+        tokio::time::timeout(LIMIT, self.stdio.finish(&self.interrupt)).await.unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -438,6 +438,31 @@ time.sleep(1000)
     deaf.prepare().await.unwrap();
     deaf.finish().await;
     assert!(!is_there(&deaf.notes("pid")[0]));
+}
+
+#[tokio::test]
+async fn at_the_end_nobody_waits_for_a_program_that_is_to_be_killed() {
+    let bench = Bench::new(
+        r#"
+import signal
+signal.signal(signal.SIGTERM, lambda *_: note("asked"))
+note("pid", str(os.getpid()))
+say(ready=True)
+while True: signal.pause()
+"#,
+    );
+    bench.prepare().await.unwrap();
+    bench.interrupt.kill.cancel();
+    bench.finish().await;
+    let gone = async {
+        // What was killed and not waited for has no words any more.
+        while std::fs::read(format!("/proc/{}/cmdline", bench.notes("pid")[0])).is_ok_and(|it| !it.is_empty())
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.unwrap();
+    assert_eq!(bench.notes("asked"), [""; 0]);
 }
 
 #[tokio::test]
