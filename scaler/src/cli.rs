@@ -25,6 +25,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   mayfly-scaler check mayfly.yaml --connect     is the configuration right, are the queues there?
+  mayfly-scaler run mayfly.yaml --dry-run       what would it do? launches nothing
   mayfly-scaler run mayfly.yaml                 scale until SIGTERM
   mayfly-scaler explain documents               why is (no) worker launched? asks the running scaler
   mayfly-scaler state mayfly.yaml show          serials, intents, failures, pauses

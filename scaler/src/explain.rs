@@ -18,7 +18,7 @@ use hyper_util::{
 use mayfly_service::{ExitCode, deadline};
 use serde::{Deserialize, Serialize};
 
-use crate::status::Input;
+use crate::{setup::Refused, status::Input};
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +46,9 @@ enum Output {
 struct Page {
     instance: String,
     at: String,
+    dry_run: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refused: Option<Refused>,
     pools: BTreeMap<String, Pool>,
 }
 
@@ -134,8 +137,14 @@ fn reachable(admin: SocketAddr) -> SocketAddr {
 
 impl fmt::Display for Page {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { instance, at, pools } = self;
+        let Self { instance, at, dry_run, refused, pools } = self;
         writeln!(formatter, "instance {instance}, as of {at}")?;
+        if *dry_run {
+            writeln!(formatter, "dry run: it only tells, and launches nothing")?;
+        }
+        if let Some(Refused { since, error }) = refused {
+            writeln!(formatter, "configuration refused at {since}, the one before stays in force: {error}")?;
+        }
         for (name, Pool { decision: _, reason, text, launches, inputs }) in pools {
             writeln!(formatter, "\npool {name}: {reason}")?;
             writeln!(formatter, "  {:<24} {text}", "decided")?;

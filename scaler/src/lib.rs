@@ -12,6 +12,7 @@ pub mod launcher;
 pub mod observe;
 pub mod policy;
 pub mod run;
+pub mod setup;
 pub mod state;
 pub mod state_command;
 pub mod status;

@@ -1,12 +1,13 @@
 //! `mayfly-scaler run`: builds the parts, lets them run, stops them in order.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
-use mayfly_broker::{BrokerArgs, BrokerUrl};
+use mayfly_broker::BrokerArgs;
 use mayfly_service::{
     ExitCode, Shutdown,
     admin::{AdminServer, Readiness},
+    metrics,
 };
 use tokio::sync::watch;
 
@@ -15,10 +16,7 @@ use crate::{
     config::{Config, LauncherConfig, Overrides},
     control::Control,
     launcher::{KubernetesLauncher, Launcher, ProcessLauncher},
-    observe::{
-        CounterWatch, QueueWatch,
-        counters::endpoint::{Endpoint, Login},
-    },
+    setup::{Setup, SetupWatch, Source},
     state::{ConfigMapState, FileState, StateStore},
     status,
     time::Clock,
@@ -30,10 +28,15 @@ const FRAME_MAX: u32 = 8192;
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// The configuration.
+    /// The configuration. When it changes it takes effect within about a second; a bad one is refused, and the
+    /// one before stays in force.
     #[arg(env = "MAYFLY_CONFIG", value_name = "FILE")]
     config: PathBuf,
-    /// Where /live, /ready and /status are served; port 0 takes a free one. Off if absent.
+    /// Look, decide and tell, but launch nothing, take nothing back and write nothing; also beside a scaler that
+    /// does.
+    #[arg(long, env = "MAYFLY_DRY_RUN")]
+    dry_run: bool,
+    /// Where /live, /ready, /status and /metrics are served; port 0 takes a free one. Off if absent.
     #[arg(long, env = "MAYFLY_ADMIN_LISTEN", value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
     #[command(flatten)]
@@ -42,14 +45,23 @@ pub struct RunArgs {
     overrides: Overrides,
 }
 
+/// What runs around the loop.
+struct Frame {
+    setup: (SetupWatch, watch::Receiver<Setup>),
+    clock: Clock,
+    admin: Option<AdminServer>,
+    dry_run: bool,
+}
+
 /// Scales until the first signal.
 ///
 /// # Errors
 /// When the state directory cannot be made, or the admin server fails.
 pub async fn run(args: RunArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
-    let RunArgs { config, admin_listen, broker, overrides } = args;
-    let config = match Config::load(&config, &overrides) {
-        Ok(config) => Arc::new(config),
+    let RunArgs { config: path, dry_run, admin_listen, broker, overrides } = args;
+    let read = Config::read(&path).and_then(|text| Ok((Config::parse(&text, &overrides)?, text)));
+    let (config, text) = match read {
+        Ok(read) => read,
         Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
     };
     let url = match config.broker_args(&broker).load() {
@@ -65,15 +77,27 @@ pub async fn run(args: RunArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> 
         pools = config.pools.len(),
         broker = url.endpoint(),
         admin = admin.as_ref().map(|server| server.address().to_string()),
+        dry_run,
         "mayfly-scaler {} runs",
         env!("CARGO_PKG_VERSION"),
     );
-    match &config.launcher {
+    let clock = Clock::start();
+    let (instance, launcher) = (config.instance.clone(), config.launcher.clone());
+    let source = Source { path, overrides };
+    let setup = match SetupWatch::new(source, (text, config), url, clock, shutdown.stop.clone()) {
+        Ok(setup) => setup,
+        Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
+    };
+    let frame = Frame { setup, clock, admin, dry_run };
+    match launcher {
         LauncherConfig::Process { directory, start_delay } => {
-            let launcher = ProcessLauncher::new(&config, directory, *start_delay)
-                .with_context(|| format!("state directory {} cannot be made", directory.display()))?;
-            let state = FileState::new(directory);
-            serve(Arc::clone(&config), url, launcher, state, admin, shutdown).await?;
+            let launcher = if dry_run {
+                ProcessLauncher::to_look(&instance, &directory, start_delay)
+            } else {
+                ProcessLauncher::new(&instance, &directory, start_delay)
+                    .with_context(|| format!("state directory {} cannot be made", directory.display()))?
+            };
+            serve(frame, launcher, FileState::new(&directory), shutdown).await?;
         }
         LauncherConfig::Kubernetes { namespace } => {
             let cluster = match Cluster::infer(namespace.as_deref()).await {
@@ -81,49 +105,31 @@ pub async fn run(args: RunArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> 
                 Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
             };
             tracing::info!(namespace = cluster.namespace(), "workers are jobs of a Kubernetes cluster");
-            let launcher = KubernetesLauncher::new(cluster.clone(), &config);
-            let state = ConfigMapState::new(cluster, &config.instance);
-            serve(Arc::clone(&config), url, launcher, state, admin, shutdown).await?;
+            let launcher = KubernetesLauncher::new(cluster.clone(), &instance);
+            serve(frame, launcher, ConfigMapState::new(cluster, &instance), shutdown).await?;
         }
     }
     tracing::info!("asked to stop; workers go on by themselves");
     Ok(ExitCode::Ok)
 }
 
-/// Runs the loop, the watch over the queues and the admin server until the loop has ended.
+/// Runs the loop, what it works with, and the admin server until the loop has ended.
 async fn serve<L: Launcher, S: StateStore>(
-    config: Arc<Config>,
-    url: BrokerUrl,
+    frame: Frame,
     launcher: L,
     state: S,
-    admin: Option<AdminServer>,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let clock = Clock::start();
-    let queues: Vec<_> = config.pools.iter().flat_map(|pool| pool.queues.clone()).collect();
-    let counters = match &config.counters {
-        Some(counters) => {
-            let endpoints = Endpoint::all(counters, url.vhost(), Login::of(&url))?;
-            Some((counters.source, endpoints))
-        }
-        None => None,
-    };
-    let (watch, facts) = QueueWatch::new(url, &config.instance, queues.clone(), clock);
-    let counting = counters.map(|(source, endpoints)| {
-        let watch = CounterWatch::new(endpoints, source, queues, watch.teller(), clock);
-        tokio::spawn(watch.run(shutdown.stop.clone()))
-    });
+    let Frame { setup: (setup, receiver), clock, admin, dry_run } = frame;
     let (status_page, status) = watch::channel(None);
     let readiness = Readiness::default();
-    let watching = tokio::spawn(watch.run(config.check_interval, shutdown.stop.clone()));
-    let serving = admin.map(|server| {
-        tokio::spawn(server.serve(readiness.clone(), status::routes(status), shutdown.stop.clone()))
-    });
-    Control::new(config, launcher, state, clock, facts, status_page, readiness).run(shutdown).await;
-    watching.await.context("the watch over the queues ended abnormally")?;
-    if let Some(counting) = counting {
-        counting.await.context("the watch over the counters ended abnormally")?;
-    }
+    let routes = status::routes(status).merge(metrics::routes(setup.registry()));
+    let following = tokio::spawn(setup.run());
+    let serving =
+        admin.map(|server| tokio::spawn(server.serve(readiness.clone(), routes, shutdown.stop.clone())));
+    let control = Control::new(receiver, launcher, state, clock, status_page, readiness);
+    control.dry_run(dry_run).run(shutdown).await;
+    following.await.context("the watch over configuration and queues ended abnormally")?;
     if let Some(serving) = serving {
         serving.await.context("the admin server ended abnormally")?.context("the admin server failed")?;
     }

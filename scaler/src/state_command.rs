@@ -80,7 +80,7 @@ pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
                 );
                 return Ok(ExitCode::Config);
             }
-            let launcher = ProcessLauncher::new(&config, directory, *start_delay)?;
+            let launcher = ProcessLauncher::new(&config.instance, directory, *start_delay)?;
             carry_out(command, &FileState::new(directory), &launcher, &config).await
         }
         LauncherConfig::Kubernetes { namespace } => {
@@ -91,7 +91,7 @@ pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
                     return Ok(ExitCode::Usage);
                 }
             };
-            let launcher = KubernetesLauncher::new(cluster.clone(), &config);
+            let launcher = KubernetesLauncher::new(cluster.clone(), &config.instance);
             carry_out(command, &ConfigMapState::new(cluster, &config.instance), &launcher, &config).await
         }
     };

@@ -13,6 +13,7 @@ pub use inputs::Input;
 use crate::{
     config::{Config, PoolConfig},
     policy::{Age, Counters, Counts, Decision, Fact, Memory, Observation, QueueFacts, Unknown, Worker},
+    setup::Refused,
     time::Time,
 };
 
@@ -23,6 +24,11 @@ pub struct Status {
     pub instance: String,
     /// When this was seen and decided.
     pub at: Time,
+    /// Whether the scaler only tells what it would do.
+    pub dry_run: bool,
+    /// The configuration's file as it is now, where it was refused; the one before stays in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
     /// What of the fleet is unknown, and why; empty when all is known.
     pub unknown: BTreeMap<&'static str, Unknown>,
     /// By pool.
@@ -137,7 +143,8 @@ impl Status {
                 Some((pool.name.clone(), pool_status(pool, decision)))
             })
             .collect();
-        Self { instance: config.instance.clone(), at: now, unknown, pools }
+        let instance = config.instance.clone();
+        Self { instance, at: now, dry_run: false, refused: None, unknown, pools }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The scaler under the process launcher: one launch at a time, whatever dies, is doubled or goes away.
 
+mod reload;
 mod scale;
 mod sight;
+mod tell;
 
 use std::{collections::BTreeSet, time::Duration};
 

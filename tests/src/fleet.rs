@@ -126,6 +126,34 @@ impl<'a> Fleet<'a> {
         Ok(fs::write(&self.config, serde_json::to_vec_pretty(&config)?)?)
     }
 
+    /// Puts `text` in the configuration's place.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_config(&self, text: &str) -> Result<()> {
+        Ok(fs::write(&self.config, text)?)
+    }
+
+    /// The configuration as it is.
+    ///
+    /// # Errors
+    /// When it is no JSON.
+    pub fn read_config(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&fs::read(&self.config)?)?)
+    }
+
+    /// Runs `mayfly-scaler explain ARGUMENTS` against `scaler`, and returns what it prints.
+    ///
+    /// # Errors
+    /// When it does not exit with 0.
+    pub async fn explain(&self, name: &str, scaler: &Scaler, arguments: &[&str]) -> Result<String> {
+        let program = self.bed.program("mayfly-scaler")?.args(["explain", "--admin"]);
+        let program = program.arg(format!("127.0.0.1:{}", scaler.admin)).args(arguments);
+        let mut process = program.run(name, Duration::from_secs(20)).await?;
+        process.exits_with(0, Duration::from_secs(1)).await?;
+        process.stdout()
+    }
+
     /// Starts a scaler; `name` names its logs. `environment` is added to its own.
     ///
     /// # Errors
@@ -299,6 +327,20 @@ impl Scaler {
             Ok(Some(status))
         })
         .await
+    }
+
+    /// Its figures.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<String> {
+        get(self.admin, "/metrics").await
+    }
+
+    /// The port of its admin server.
+    #[must_use]
+    pub const fn admin(&self) -> u16 {
+        self.admin
     }
 
     /// How many workers it says it launched itself.

@@ -49,9 +49,9 @@ enum State {
 pub(super) async fn ask(cluster: &Cluster, config: &Config) -> Vec<Answer> {
     let state = ConfigMapState::new(cluster.clone(), &config.instance);
     let mut answers = vec![Answer::of_state(&config.instance, &state.read().await)];
-    let launcher = KubernetesLauncher::new(cluster.clone(), config);
+    let launcher = KubernetesLauncher::new(cluster.clone(), &config.instance);
     for pool in &config.pools {
-        answers.push(Answer::of_template(&pool.name, launcher.template_of(&pool.name).await));
+        answers.push(Answer::of_template(&pool.name, launcher.template_of(pool).await));
     }
     for (group, resource, verbs) in NEEDED {
         for verb in verbs {

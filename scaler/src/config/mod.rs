@@ -151,9 +151,38 @@ impl Config {
     /// # Errors
     /// The first mistake, with its path.
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text, overrides)
+        Self::parse(&Self::read(path)?, overrides)
+    }
+
+    /// The text of the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`].
+    pub fn read(path: &Path) -> Result<String, ConfigError> {
+        std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })
+    }
+
+    /// What of `other` differs and cannot change while a scaler runs, by the names of the keys: what it is
+    /// called, where its workers and its state are, which broker it watches.
+    #[must_use]
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let Self {
+            instance,
+            check_interval: _,
+            broker,
+            counters: _,
+            broker_tls,
+            launcher,
+            quota: _,
+            pools: _,
+        } = self;
+        let differs = [
+            ("instance", *instance != other.instance),
+            ("broker", *broker != other.broker || *broker_tls != other.broker_tls),
+            ("launcher", *launcher != other.launcher),
+        ];
+        differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
 
     /// Checks the YAML `text`; `overrides` stand above it.

@@ -11,7 +11,7 @@ use super::{
     view::{Loaded, View},
 };
 use crate::{
-    config::Config,
+    config::{Config, PoolConfig},
     launcher::{LaunchError, Launched, Launcher, Look, Plan, Removed},
     observe::Sight,
     policy::{Fact, Judgement, Memory, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge},
@@ -27,7 +27,6 @@ const REFUSAL_TRIES: u32 = 3;
 /// What acting takes; shared by all acts of one process.
 #[derive(Debug)]
 pub(super) struct Actor<L, S> {
-    pub(super) config: Arc<Config>,
     pub(super) launcher: L,
     pub(super) state: S,
     pub(super) clock: Clock,
@@ -38,6 +37,7 @@ pub(super) struct Actor<L, S> {
 /// One act's input, besides what it reads afresh.
 #[derive(Debug)]
 pub(super) struct Brief {
+    pub(super) config: Arc<Config>,
     pub(super) memory: Memory,
     pub(super) sight: watch::Receiver<Sight>,
     pub(super) view: View,
@@ -63,7 +63,7 @@ pub(super) struct Acted {
 impl<L: Launcher, S: StateStore> Actor<L, S> {
     /// Acts once. Whatever goes wrong is logged and left to the next tick.
     pub(super) async fn act(&self, brief: Brief) -> Acted {
-        let Brief { memory, sight, mut view, persist_estimates } = brief;
+        let Brief { config, memory, sight, mut view, persist_estimates } = brief;
         let stored = self.state.read().await;
         let listed_at = self.clock.now();
         let listed = self.launcher.list(Look::Fresh, listed_at).await;
@@ -76,7 +76,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             }
         };
         let loaded = stored.map_err(|error| state_unknown(&view.record, &error, now)).and_then(|stored| {
-            View::load(stored, &workers, &mut view.lost_since, &self.config, now).map_err(Fact::Unknown)
+            View::load(stored, &workers, &mut view.lost_since, &config, now).map_err(Fact::Unknown)
         });
         view.workers = Fact::Known { value: workers.clone(), at: listed_at };
         let Loaded { record, expected, amended } = match loaded {
@@ -86,13 +86,13 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                 return Acted::without_effect(view);
             }
         };
-        let Judgement { record: judged, verdicts } = judge(&record, &workers, &self.config, now);
+        let Judgement { record: judged, verdicts } = judge(&record, &workers, &config, now);
         self.tidy(&record, &workers, now).await;
         view.record = Fact::Known { value: judged.clone(), at: now };
         view.note_intents(now);
         let observation = sight.borrow().clone().observation(view.workers.clone(), view.record.clone());
         let decider =
-            Decider { config: &self.config, memory: &memory, observation: &observation, me: &self.me, now };
+            Decider { config: &config, memory: &memory, observation: &observation, me: &self.me, now };
         let mut course = decider.course(&judged, &view.intents_seen);
         let wrote = persist_estimates || amended || course.record.differs_in_substance(&record);
         if wrote {
@@ -125,18 +125,21 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             self.remove(worker).await;
         }
         for plan in &course.posts {
-            self.post(plan, listed_at, &mut view).await;
+            // Nothing is launched for a pool that is not configured.
+            if let Some(pool) = config.pool(&plan.pool) {
+                self.post(plan, pool, listed_at, &mut view).await;
+            }
         }
         Acted { view, wrote, removed: !course.removals.is_empty(), outrun: false }
     }
 
-    async fn post(&self, plan: &Plan, listed_at: Time, view: &mut View) {
+    async fn post(&self, plan: &Plan, pool: &PoolConfig, listed_at: Time, view: &mut View) {
         let now = self.clock.now();
         if now.since(listed_at) > LISTING_FRESH {
             tracing::warn!(worker = plan.name, "not launched yet: the listing became too old meanwhile");
             return;
         }
-        let refused = match self.launcher.launch(plan).await {
+        let refused = match self.launcher.launch(plan, pool).await {
             Ok(Launched::Created) => {
                 let Plan { name, pool, slot, reason, .. } = plan;
                 tracing::info!(worker = name, pool, slot, reason, "worker launched");
@@ -157,7 +160,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         } else {
             tracing::error!(worker = plan.name, error = %chain(&refused), "launch refused");
         }
-        if let Err(error) = self.withdraw_refused(plan, &refused, view).await {
+        if let Err(error) = self.withdraw_refused(plan, pool, &refused, view).await {
             tracing::warn!(worker = plan.name, error = %chain(&error), "refused launch stays intended for now");
         }
     }
@@ -166,6 +169,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
     async fn withdraw_refused(
         &self,
         plan: &Plan,
+        pool: &PoolConfig,
         refused: &LaunchError,
         view: &mut View,
     ) -> Result<(), StateError> {
@@ -175,9 +179,9 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             let now = self.clock.now();
             let state = record.pool_mut(&plan.pool);
             *state = state.without_intent(plan.serial);
-            match (refused, self.config.pool(&plan.pool)) {
-                (LaunchError::AtCapacity { source, .. }, _) => state.hold_for_room(source.to_string(), now),
-                (LaunchError::Refused { .. }, Some(pool)) => state.fail(pool, now),
+            match refused {
+                LaunchError::AtCapacity { source, .. } => state.hold_for_room(source.to_string(), now),
+                LaunchError::Refused { .. } => state.fail(pool, now),
                 _ => {}
             }
             match self.state.replace(expected, record).await {

@@ -19,6 +19,7 @@ use crate::{
     launcher::{Launcher, Look},
     observe::{Jitter, Sight},
     policy::{Decision, Fact, Memory, Phase, QueueFacts, Worker, decide, judge, remember, share},
+    setup::Setup,
     state::{StateError, StateStore},
     status::Status,
     time::{Clock, Time},
@@ -41,9 +42,13 @@ const ACT_LIMIT: Duration = Duration::from_millis(800);
 #[derive(Debug)]
 pub struct Control<L, S> {
     actor: Arc<Actor<L, S>>,
+    setup: watch::Receiver<Setup>,
+    config: Arc<Config>,
     sight: watch::Receiver<Sight>,
     status: watch::Sender<Option<Arc<Status>>>,
     readiness: Readiness,
+    /// Whether it only tells what it would do.
+    dry_run: bool,
     memory: Memory,
     view: View,
     acting: Option<JoinHandle<Acted>>,
@@ -68,27 +73,36 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
     /// A scaler that knows nothing yet. `status` gets what it sees and decides; `readiness` is set when it
     /// has seen workers and state.
     pub fn new(
-        config: Arc<Config>,
+        mut setup: watch::Receiver<Setup>,
         launcher: L,
         state: S,
         clock: Clock,
-        sight: watch::Receiver<Sight>,
         status: watch::Sender<Option<Arc<Status>>>,
         readiness: Readiness,
     ) -> Self {
         let now = clock.now();
         let me = uuid::Uuid::now_v7().to_string();
+        let Setup { config, sight, .. } = setup.borrow_and_update().clone();
         Self {
-            actor: Arc::new(Actor { config, launcher, state, clock, me }),
+            actor: Arc::new(Actor { launcher, state, clock, me }),
+            setup,
+            config,
             sight,
             status,
             readiness,
+            dry_run: false,
             memory: Memory::default(),
             view: View::new(now),
             acting: None,
             due: Due { listing: now, state: now, estimates: now, intents: now, removals: now },
             told: std::collections::BTreeMap::new(),
         }
+    }
+
+    /// One that launches nothing and writes nothing: it only tells what it would do.
+    #[must_use]
+    pub fn dry_run(self, dry_run: bool) -> Self {
+        Self { dry_run, ..self }
     }
 
     /// Runs until the first signal; an act that has begun is finished if it is short.
@@ -99,7 +113,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
                 () = shutdown.stop.cancelled() => break,
                 () = self.tick() => {}
             }
-            let pause = tokio::time::sleep(jitter.spread(self.actor.config.check_interval));
+            let pause = tokio::time::sleep(jitter.spread(self.config.check_interval));
             tokio::select! {
                 () = shutdown.stop.cancelled() => break,
                 // A look at the queues is worth a decision at once. The sender lives as long as we do.
@@ -117,8 +131,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
     }
 
     async fn tick(&mut self) {
-        let Self { actor, .. } = self;
-        let config = Arc::clone(&actor.config);
+        self.take_over();
+        let config = Arc::clone(&self.config);
         // While an act runs it has the fresher view: reading beside it would only bring an older one.
         if self.acting.is_none() {
             self.refresh().await;
@@ -146,18 +160,18 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let persist_estimates = self.estimates_are_due(&config, now);
         let intents = self.intents_are_due(now);
         // An empty page is never shown: only a receiver that is gone ignores it.
-        self.status.send_replace(Some(Arc::new(Status::of(
-            &config,
-            &self.memory,
-            &observation,
-            &decisions,
-            now,
-        ))));
-        if self.acting.is_none()
+        self.status.send_replace(Some(Arc::new(Status {
+            dry_run: self.dry_run,
+            refused: self.setup.borrow().refused.clone(),
+            ..Status::of(&config, &self.memory, &observation, &decisions, now)
+        })));
+        if !self.dry_run
+            && self.acting.is_none()
             && (wants_to_act || unjudged || self.view.amended || persist_estimates || intents)
         {
             let actor = Arc::clone(&self.actor);
             let brief = Brief {
+                config,
                 memory: self.memory.clone(),
                 sight: self.sight.clone(),
                 view: self.view.clone(),
@@ -167,13 +181,28 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         }
     }
 
+    /// Goes on with another configuration, if there is one. An act that runs ends with the one that it has.
+    fn take_over(&mut self) {
+        if !self.setup.has_changed().unwrap_or(false) {
+            return;
+        }
+        let Setup { config, sight, .. } = self.setup.borrow_and_update().clone();
+        self.sight = sight;
+        if !Arc::ptr_eq(&config, &self.config) {
+            self.memory = std::mem::take(&mut self.memory).of(&config);
+            self.told.retain(|pool, _| config.pool(pool).is_some());
+            self.config = config;
+        }
+    }
+
     /// Lists workers and reads the state where that is due.
     async fn refresh(&mut self) {
-        let Self { actor, view, due, readiness, .. } = self;
+        let Self { actor, config, view, due, readiness, dry_run, .. } = self;
         let now = actor.clock.now();
         let stored = if now >= due.state {
             let read = actor.state.read().await;
-            due.state = now + if read.is_ok() { STATE_CADENCE } else { STATE_RETRY };
+            // Without acts of its own it sees launches of others only here.
+            due.state = now + if read.is_ok() && !*dry_run { STATE_CADENCE } else { STATE_RETRY };
             Some(read)
         } else {
             None
@@ -190,7 +219,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         if let Some(stored) = stored {
             let workers = view.workers.known().map_or(&[][..], Vec::as_slice);
             view.record = match stored {
-                Ok(stored) => match View::load(stored, workers, &mut view.lost_since, &actor.config, now) {
+                Ok(stored) => match View::load(stored, workers, &mut view.lost_since, config, now) {
                     Ok(loaded) => {
                         view.amended = loaded.amended;
                         Fact::Known { value: loaded.record, at: now }
@@ -280,14 +309,18 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         is_due
     }
 
-    /// Logs each hold whose reason is new; the act tells of launches and withdrawals.
+    /// Logs each hold whose reason is new; the act tells of launches and withdrawals, where there is one.
     fn tell(&mut self, decisions: &std::collections::BTreeMap<String, Decision>) {
         for (pool, decision) in decisions {
             let is_new = self.told.insert(pool.clone(), decision.as_str()) != Some(decision.as_str());
-            if let Decision::Hold(hold) = decision
-                && is_new
-            {
-                tracing::info!(pool, reason = hold.as_str(), "{decision}");
+            match decision {
+                Decision::Hold(hold) if is_new => {
+                    tracing::info!(pool, reason = hold.as_str(), "{decision}");
+                }
+                Decision::Launch(_) | Decision::Withdraw(_) if is_new && self.dry_run => {
+                    tracing::info!(pool, reason = decision.as_str(), "dry run: would {decision}");
+                }
+                _ => {}
             }
         }
     }

@@ -11,6 +11,7 @@ use std::{error::Error, time::Duration};
 use mayfly_service::DeadlineExceeded;
 
 use crate::{
+    config::PoolConfig,
     policy::{Why, Worker},
     time::Time,
 };
@@ -20,8 +21,12 @@ pub trait Launcher: Send + Sync + 'static {
     /// All workers of the instance, ended ones included while their Job exists.
     fn list(&self, look: Look, now: Time) -> impl Future<Output = Result<Vec<Worker>, LaunchError>> + Send;
 
-    /// Creates the Job that `plan` names. Never twice under one name.
-    fn launch(&self, plan: &Plan) -> impl Future<Output = Result<Launched, LaunchError>> + Send;
+    /// Creates the Job that `plan` names, a worker of `pool`. Never twice under one name.
+    fn launch(
+        &self,
+        plan: &Plan,
+        pool: &PoolConfig,
+    ) -> impl Future<Output = Result<Launched, LaunchError>> + Send;
 
     /// Takes a worker back, only if nothing of it has started.
     fn remove(&self, worker: &Worker, now: Time)

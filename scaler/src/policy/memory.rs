@@ -1,7 +1,7 @@
 //! What one scaler process remembers between looks.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     time::Duration,
 };
 
@@ -215,6 +215,19 @@ impl Emptiness {
 // === impl Memory ===
 
 impl Memory {
+    /// What of it concerns the queues and pools of `config`.
+    #[must_use]
+    pub fn of(mut self, config: &Config) -> Self {
+        let queues: BTreeSet<_> = config.pools.iter().flat_map(|pool| &pool.queues).collect();
+        let Self { queues: ages, arrivals, suspects, surplus, empty_since } = &mut self;
+        ages.retain(|queue, _| queues.contains(queue));
+        arrivals.retain(|queue, _| queues.contains(queue));
+        suspects.retain(|queue, _| queues.contains(queue));
+        surplus.retain(|pool, _| config.pool(pool).is_some());
+        empty_since.retain(|pool, _| config.pool(pool).is_some());
+        self
+    }
+
     /// The age of the queue's oldest ready message; `None` when none is known to wait.
     #[must_use]
     pub fn age(&self, queue: &str, now: Time) -> Option<Age> {

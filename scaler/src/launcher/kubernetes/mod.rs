@@ -32,7 +32,7 @@ use self::{
 use super::{Cadence, LaunchError, Launched, Launcher, Look, Plan, Removed};
 use crate::{
     cluster::{CallError, Cluster},
-    config::{Config, PoolConfig, WorkerTemplate},
+    config::{PoolConfig, WorkerTemplate},
     policy::{PODLESS_REMOVABLE_AFTER, Worker},
     time::Time,
 };
@@ -47,7 +47,6 @@ const TEMPLATE_FRESH: Duration = Duration::from_secs(2);
 pub struct KubernetesLauncher {
     cluster: Cluster,
     instance: String,
-    pools: BTreeMap<String, PoolConfig>,
     memory: Mutex<Memory>,
     /// Templates by name, as read a moment ago.
     templates: Mutex<BTreeMap<String, (Instant, Value)>>,
@@ -58,13 +57,12 @@ pub struct KubernetesLauncher {
 // === impl KubernetesLauncher ===
 
 impl KubernetesLauncher {
-    /// A launcher for the pools of `config`.
+    /// A launcher for `instance`.
     #[must_use]
-    pub fn new(cluster: Cluster, config: &Config) -> Self {
+    pub fn new(cluster: Cluster, instance: &str) -> Self {
         Self {
             cluster,
-            instance: config.instance.clone(),
-            pools: config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
+            instance: instance.to_owned(),
             memory: Mutex::default(),
             templates: Mutex::default(),
             remarked: Mutex::default(),
@@ -75,17 +73,17 @@ impl KubernetesLauncher {
     ///
     /// # Errors
     /// As for a launch.
-    pub async fn template_of(&self, pool: &str) -> Result<Vec<String>, LaunchError> {
+    pub async fn template_of(&self, pool: &PoolConfig) -> Result<Vec<String>, LaunchError> {
         let plan = Plan {
             name: "check".to_owned(),
-            pool: pool.to_owned(),
+            pool: pool.name.clone(),
             serial: 1,
             slot: 0,
             reason: String::new(),
             stamp: Time::default(),
             service_time: None,
         };
-        Ok(self.build(&plan).await?.remarks)
+        Ok(self.build(&plan, pool).await?.remarks)
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -93,10 +91,8 @@ impl KubernetesLauncher {
     }
 
     /// Builds the Job of `plan`, with the template as it is now.
-    async fn build(&self, plan: &Plan) -> Result<Built, LaunchError> {
+    async fn build(&self, plan: &Plan, pool: &PoolConfig) -> Result<Built, LaunchError> {
         let what = || format!("worker {}", plan.name);
-        let pool = self.pools.get(&plan.pool);
-        let pool = pool.ok_or_else(|| LaunchError::refused(what(), "its pool is not configured"))?;
         let WorkerTemplate::CronJob(name) = &pool.worker else {
             return Err(LaunchError::refused(what(), "its pool has no template"));
         };
@@ -209,8 +205,8 @@ impl Launcher for KubernetesLauncher {
         Ok(self.memory().workers(now))
     }
 
-    async fn launch(&self, plan: &Plan) -> Result<Launched, LaunchError> {
-        let Built { job, remarks } = self.build(plan).await?;
+    async fn launch(&self, plan: &Plan, pool: &PoolConfig) -> Result<Launched, LaunchError> {
+        let Built { job, remarks } = self.build(plan, pool).await?;
         self.remark(&plan.pool, remarks);
         crash_point("before-post");
         let created = self.cluster.create::<Job>("create a job", &job).await;

@@ -10,7 +10,6 @@ mod tests;
 mod worker_file;
 
 use std::{
-    collections::BTreeMap,
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
@@ -29,7 +28,7 @@ use tokio::process::Command;
 use self::worker_file::{Header, WorkerFiles};
 use super::{Cadence, LaunchError, Launched, Launcher, Look, Plan, Removed};
 use crate::{
-    config::{Config, PoolConfig, WARM_IDLE, WorkerTemplate},
+    config::{PoolConfig, WARM_IDLE, WorkerTemplate},
     policy::{Phase, Worker},
     time::Time,
 };
@@ -45,31 +44,30 @@ pub struct ProcessLauncher {
     instance: String,
     files: WorkerFiles,
     start_delay: Duration,
-    pools: BTreeMap<String, PoolConfig>,
 }
 
 // === impl ProcessLauncher ===
 
 impl ProcessLauncher {
-    /// A launcher for the pools of `config`, with its files in `directory`, which it makes. Every worker
-    /// waits for `start_delay` before it starts.
+    /// A launcher for `instance`, with its files in `directory`, which it makes. Every worker waits for
+    /// `start_delay` before it starts.
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn new(config: &Config, directory: &Path, start_delay: Duration) -> io::Result<Self> {
-        Ok(Self {
-            instance: config.instance.clone(),
-            files: WorkerFiles::new(directory, start_delay > Duration::ZERO)?,
-            start_delay,
-            pools: config.pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
-        })
+    pub fn new(instance: &str, directory: &Path, start_delay: Duration) -> io::Result<Self> {
+        let files = WorkerFiles::new(directory, start_delay > Duration::ZERO)?;
+        Ok(Self { instance: instance.to_owned(), files, start_delay })
     }
 
-    fn launch_now(&self, plan: &Plan) -> Result<Launched, LaunchError> {
+    /// One that only lists what is in `directory`: nothing, where there is no such directory.
+    #[must_use]
+    pub fn to_look(instance: &str, directory: &Path, start_delay: Duration) -> Self {
+        let files = WorkerFiles::to_look(directory, start_delay > Duration::ZERO);
+        Self { instance: instance.to_owned(), files, start_delay }
+    }
+
+    fn launch_now(&self, plan: &Plan, pool: &PoolConfig) -> Result<Launched, LaunchError> {
         let refused = |source: io::Error| LaunchError::refused(format!("worker {}", plan.name), source);
-        let Some(pool) = self.pools.get(&plan.pool) else {
-            return Err(refused(io::Error::new(io::ErrorKind::NotFound, "its pool is not configured")));
-        };
         let header = Header {
             instance: self.instance.clone(),
             pool: plan.pool.clone(),
@@ -180,9 +178,9 @@ impl Launcher for ProcessLauncher {
             .map_err(|error| LaunchError::refused("listing workers", error))
     }
 
-    async fn launch(&self, plan: &Plan) -> Result<Launched, LaunchError> {
+    async fn launch(&self, plan: &Plan, pool: &PoolConfig) -> Result<Launched, LaunchError> {
         // Spawning registers the child with this runtime, so it runs on it; all of it is local and short.
-        self.launch_now(plan)
+        self.launch_now(plan, pool)
     }
 
     async fn remove(&self, worker: &Worker, _: Time) -> Result<Removed, LaunchError> {

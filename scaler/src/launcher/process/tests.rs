@@ -2,14 +2,11 @@
 
 use std::{collections::BTreeMap, fs, time::Instant};
 
-use mayfly_service::{report::ProcessIdentity, tls::TlsFiles};
+use mayfly_service::report::ProcessIdentity;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::{
-    config::{BrokerSource, LauncherConfig},
-    policy::{Ending, PendingCause},
-};
+use crate::policy::{Ending, PendingCause};
 
 const NOW: Time = Time::from_millis(1_800_000_000_000);
 /// Five seconds before.
@@ -23,6 +20,7 @@ const fn pending(started: bool) -> Phase {
 /// A launcher in a directory of its own, whose workers end with it.
 struct Place {
     launcher: ProcessLauncher,
+    pool: PoolConfig,
     directory: tempfile::TempDir,
 }
 
@@ -31,20 +29,13 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let command = command.iter().map(|&word| word.to_owned()).collect();
         let worker = WorkerTemplate::Process { command, env: BTreeMap::new() };
-        let config = Config {
-            instance: "mayfly".to_owned(),
-            check_interval: Duration::from_millis(250),
-            broker: BrokerSource::default(),
-            counters: None,
-            broker_tls: TlsFiles::default(),
-            launcher: LauncherConfig::Process {
-                directory: directory.path().to_owned(),
-                start_delay: Duration::ZERO,
-            },
-            quota: None,
-            pools: vec![PoolConfig::with_defaults(POOL, "queue", worker)],
-        };
-        Self { launcher: ProcessLauncher::new(&config, directory.path(), Duration::ZERO).unwrap(), directory }
+        let pool = PoolConfig::with_defaults(POOL, "queue", worker);
+        let launcher = ProcessLauncher::new("mayfly", directory.path(), Duration::ZERO).unwrap();
+        Self { launcher, pool, directory }
+    }
+
+    async fn launch(&self) -> Result<Launched, LaunchError> {
+        self.launcher.launch(&plan(1), &self.pool).await
     }
 
     /// Workers that tell their process number and then live until they are killed.
@@ -125,10 +116,10 @@ fn plan(serial: u64) -> Plan {
 #[tokio::test]
 async fn a_name_is_launched_once_and_adopted_after_that() {
     let place = Place::new(&["sh", "-c", "echo started >> $MAYFLY_STATUS_FILE.log"]);
-    assert_eq!(place.launcher.launch(&plan(1)).await.unwrap(), Launched::Created);
-    assert_eq!(place.launcher.launch(&plan(1)).await.unwrap(), Launched::Adopted);
+    assert_eq!(place.launch().await.unwrap(), Launched::Created);
+    assert_eq!(place.launch().await.unwrap(), Launched::Adopted);
     eventually_async(async || matches!(place.phase().await, Phase::Finished(_))).await;
-    assert_eq!(place.launcher.launch(&plan(1)).await.unwrap(), Launched::Adopted);
+    assert_eq!(place.launch().await.unwrap(), Launched::Adopted);
     let log = fs::read_to_string(place.launcher.files.log_path(&plan(1).name)).unwrap();
     assert_eq!(log, "started\n");
 }
@@ -137,7 +128,7 @@ async fn a_name_is_launched_once_and_adopted_after_that() {
 async fn a_name_that_somebody_else_took_is_foreign() {
     let place = Place::of_sleepers();
     fs::write(place.launcher.files.path(&plan(1).name), "{}\n").unwrap();
-    let error = place.launcher.launch(&plan(1)).await.unwrap_err();
+    let error = place.launch().await.unwrap_err();
     assert!(matches!(error, LaunchError::Foreign { .. }), "{error}");
     assert_eq!(place.launcher.list(Look::Fresh, NOW).await.unwrap(), []);
 }
@@ -145,7 +136,7 @@ async fn a_name_that_somebody_else_took_is_foreign() {
 #[tokio::test]
 async fn a_worker_goes_through_its_phases() {
     let place = Place::of_sleepers();
-    place.launcher.launch(&plan(1)).await.unwrap();
+    place.launch().await.unwrap();
     let name = plan(1).name;
     let process = place.process(&name).await;
     assert_eq!(place.phase().await, pending(false));
@@ -177,7 +168,7 @@ async fn a_worker_goes_through_its_phases() {
 #[tokio::test]
 async fn a_worker_killed_before_it_started_never_started() {
     let place = Place::of_sleepers();
-    place.launcher.launch(&plan(1)).await.unwrap();
+    place.launch().await.unwrap();
     place.kill(&plan(1).name).await;
     let Phase::Finished(Ending { started, report, exit_code, .. }) = place.phase().await else { panic!() };
     assert_eq!((started, report, exit_code), (false, None, None));
@@ -186,7 +177,7 @@ async fn a_worker_killed_before_it_started_never_started() {
 #[tokio::test]
 async fn a_command_that_does_not_exist_ends_its_worker_with_the_cause() {
     let place = Place::new(&["/does/not/exist"]);
-    assert_eq!(place.launcher.launch(&plan(1)).await.unwrap(), Launched::Created);
+    assert_eq!(place.launch().await.unwrap(), Launched::Created);
     let Phase::Finished(Ending { report: Some(report), exit_code, .. }) = place.phase().await else {
         panic!()
     };
@@ -197,7 +188,7 @@ async fn a_command_that_does_not_exist_ends_its_worker_with_the_cause() {
 #[tokio::test]
 async fn who_claims_the_start_first_wins() {
     let place = Place::of_sleepers();
-    place.launcher.launch(&plan(1)).await.unwrap();
+    place.launch().await.unwrap();
     let worker = place.only().await;
     assert_eq!(place.launcher.remove(&worker, NOW).await.unwrap(), Removed::Removed);
     assert_eq!(place.launcher.remove(&worker, NOW).await.unwrap(), Removed::TooLate);
@@ -208,7 +199,7 @@ async fn who_claims_the_start_first_wins() {
 #[tokio::test]
 async fn what_a_dead_worker_left_running_is_ended() {
     let place = Place::of_sleepers();
-    place.launcher.launch(&plan(1)).await.unwrap();
+    place.launch().await.unwrap();
     let name = plan(1).name;
     let process = place.process(&name).await;
     place.tell(&name, &StatusLine::Started { at: NOW.as_millis(), process: process.clone() });
@@ -244,7 +235,7 @@ async fn a_later_session_under_the_same_number_is_left_alone() {
 #[tokio::test]
 async fn files_of_a_counted_worker_go_after_five_minutes() {
     let place = Place::new(&["/does/not/exist"]);
-    place.launcher.launch(&plan(1)).await.unwrap();
+    place.launch().await.unwrap();
     let worker = place.only().await;
     let Phase::Finished(Ending { at, .. }) = worker.phase else { panic!() };
     let counted = [worker];
@@ -259,9 +250,9 @@ async fn files_of_a_counted_worker_go_after_five_minutes() {
 #[tokio::test]
 async fn workers_of_another_instance_are_not_ours() {
     let place = Place::new(&["/does/not/exist"]);
-    place.launcher.launch(&plan(1)).await.unwrap();
+    place.launch().await.unwrap();
     let other = ProcessLauncher { instance: "other".to_owned(), ..place.launcher.clone() };
     assert_eq!(other.list(Look::Fresh, NOW).await.unwrap(), []);
-    let error = other.launch(&plan(1)).await.unwrap_err();
+    let error = other.launch(&plan(1), &place.pool).await.unwrap_err();
     assert!(matches!(error, LaunchError::Foreign { .. }), "{error}");
 }

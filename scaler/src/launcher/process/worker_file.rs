@@ -33,6 +33,8 @@ pub(super) struct Header {
 pub(super) struct WorkerFiles {
     directory: PathBuf,
     delayed: bool,
+    /// Whether it need not be there.
+    optional: bool,
 }
 
 /// What a worker's status lines say.
@@ -61,7 +63,12 @@ impl WorkerFiles {
         let directory = workers_directory(directory);
         fs::create_dir_all(&directory)?;
         // Workers may run in another working directory.
-        Ok(Self { directory: directory.canonicalize()?, delayed })
+        Ok(Self { directory: directory.canonicalize()?, delayed, optional: false })
+    }
+
+    /// For listing only: makes nothing.
+    pub(super) fn to_look(directory: &Path, delayed: bool) -> Self {
+        Self { directory: workers_directory(directory), delayed, optional: true }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -107,7 +114,11 @@ impl WorkerFiles {
     /// All workers of `instance`.
     pub(super) fn list(&self, instance: &str, now: Time) -> io::Result<Vec<Worker>> {
         let mut workers = Vec::new();
-        for entry in fs::read_dir(&self.directory)? {
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if self.optional && error.kind() == io::ErrorKind::NotFound => return Ok(workers),
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             // Job names hold no dot; temporary files, logs and start marks do.
             if let Some(name) = entry.file_name().to_str().filter(|name| !name.contains('.'))
