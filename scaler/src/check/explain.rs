@@ -150,6 +150,10 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
         let text = "no launch where the workers there are done before a new one would be ready";
         sentences.push(sentence("futile", text.to_owned()));
     }
+    if pool.saturation_guard {
+        let text = "no launch where the last two workers brought no more throughput, only slower work";
+        sentences.push(sentence("saturation", text.to_owned()));
+    }
     let unneeded = if pool.slo.is_some() { "the promise held without it" } else { "nothing waited" };
     sentences.push(sentence(
         "taken back",
@@ -353,6 +357,10 @@ fn warnings(pool: &PoolConfig, config: &Config) -> Vec<String> {
     warn(
         pool.withdraw_after < config.check_interval,
         "withdraw_after is shorter than check_interval: one empty look takes pending workers back",
+    );
+    warn(
+        pool.saturation_guard && config.counters.is_none(),
+        "saturation_guard never holds without counters: they tell what the workers get done",
     );
     warn(pool.weight != 1 && config.quota.is_none(), "weight changes nothing without a quota");
     warn(

@@ -240,6 +240,10 @@ impl RawPool {
             self.max_pending_while_scaling
                 .map(|text| number(&at("max_pending_while_scaling"), &text, 1..=MOST_AT_ONCE)),
         )?;
+        set(
+            &mut checked.saturation_guard,
+            self.saturation_guard.map(|text| switch(&at("saturation_guard"), &text)),
+        )?;
         set(&mut checked.skip_futile, self.skip_futile.map(|text| switch(&at("skip_futile"), &text)))?;
         set(
             &mut checked.min_workers,

@@ -99,6 +99,8 @@ pub struct PoolConfig {
     pub max_pending_while_scaling: u32,
     /// Hold when the workers there would drain the queue before a new one is ready.
     pub skip_futile: bool,
+    /// Hold when the last two workers brought no more throughput, only slower work, by the broker's counters.
+    pub saturation_guard: bool,
     /// Workers kept warm.
     pub min_workers: u32,
     /// Most workers occupied at any time; `None` is unlimited, 0 launches nothing.
@@ -278,6 +280,7 @@ impl PoolConfig {
             scale_increment: 1,
             max_pending_while_scaling: 1,
             skip_futile: false,
+            saturation_guard: false,
             min_workers: 0,
             max_workers: Some(10),
             schedule: Vec::new(),

@@ -127,6 +127,9 @@ pub(super) struct RawPool {
     /// Hold when the workers there would drain the queue before a new one is ready. Without `slo`.
     #[schemars(with = "bool")]
     pub(super) skip_futile: Option<String>,
+    /// Hold when the last two workers brought no more throughput, only slower work. Needs `counters`.
+    #[schemars(with = "bool")]
+    pub(super) saturation_guard: Option<String>,
     /// Workers kept warm: 0 unless given.
     #[schemars(with = "u32", range(max = 100_000))]
     pub(super) min_workers: Option<String>,

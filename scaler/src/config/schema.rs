@@ -75,11 +75,26 @@ macro_rules! text {
     };
 }
 
-text!(Span, "Duration", { "type": "string", "pattern": "[a-zA-Z]", "examples": ["250ms", "10s", "5m"] });
-text!(EarlierSpan, "EarlierDuration", { "type": ["string", "integer"], "examples": ["250ms", "10s", "5m"] });
-text!(Limit, "Limit", { "anyOf": [{ "type": "integer", "minimum": 0 }, { "const": "unlimited" }] });
+text!(Span, "Duration", {
+    "type": "string",
+    "pattern": "^ *([0-9]+ *[a-zA-Zµ]+ *)+$",
+    "examples": ["250ms", "10s", "5m"],
+});
+text!(EarlierSpan, "EarlierDuration", {
+    "anyOf": [
+        { "type": "string", "pattern": "^ *([0-9]+ *[a-zA-Zµ]+ *)+$" },
+        { "type": "integer", "minimum": 0 },
+    ],
+    "examples": ["250ms", "10s", "5m"],
+});
+text!(Limit, "Limit", {
+    "anyOf": [{ "type": "integer", "minimum": 0, "maximum": 100_000 }, { "const": "unlimited" }],
+});
 text!(StartWord, "Start", { "enum": ["immediate", "latest"] });
 text!(Scalar, "Scalar", { "type": ["string", "number", "boolean"] });
+
+#[cfg(test)]
+mod chart;
 
 #[cfg(test)]
 mod tests {

@@ -86,6 +86,7 @@ fn every_key_arrives_where_it_belongs() {
             launch_interval: Duration::from_secs(7),
             scale_increment: 2,
             max_pending_while_scaling: 4,
+            saturation_guard: false,
             skip_futile: true,
             min_workers: 1,
             max_workers: Some(12),

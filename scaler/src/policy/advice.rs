@@ -63,6 +63,11 @@ impl Hold {
                 seconds(*lead),
                 seconds(*drains_in)
             ),
+            Self::DownstreamSaturated { .. } => {
+                "when work gets quicker or workers have left, within ten minutes as a trial, or without \
+                 saturation_guard"
+                    .to_owned()
+            }
             Self::OnTime { slack } => {
                 format!("when a message would begin too late (now {} to spare)", seconds(*slack))
             }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Action, Decision, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause, Phase,
-    PoolState, UnknownWhat, Withdraw, Worker, need::Need,
+    PoolState, UnknownWhat, Withdraw, Worker, need::Need, saturation::Saturated,
 };
 use crate::{
     config::{Config, Limits, PoolConfig},
@@ -233,7 +233,8 @@ impl Scene<'_> {
             return Err(self.nothing_waits());
         }
         if let Some(slo) = &pool.slo {
-            return self.planned(slo, room);
+            let launch = self.planned(slo, room)?;
+            return self.saturated().map_or(Ok(launch), Err);
         }
         let gate = self.gate();
         if counts.pending >= gate {
@@ -243,7 +244,7 @@ impl Scene<'_> {
             return Err(Hold::Pacing { until });
         }
         let reason = self.classic_reason()?;
-        if let Some(hold) = self.futile() {
+        if let Some(hold) = self.futile().or_else(|| self.saturated()) {
             return Err(hold);
         }
         Ok(self.launch_of(pool.scale_increment.min(room).min(gate - counts.pending), reason))
@@ -317,6 +318,18 @@ impl Scene<'_> {
         (drains_in <= lead).then_some(Hold::WouldArriveTooLate { drains_in, lead })
     }
 
+    /// Holds when the last two workers brought nothing but slower work.
+    fn saturated(&self) -> Option<Hold> {
+        let Self { pool, memory, counts, now, .. } = self;
+        let saturated = memory.saturated(&pool.name, counts.ready, *now).filter(|_| pool.saturation_guard);
+        let Saturated { workers, paces } = saturated?;
+        Some(Hold::DownstreamSaturated {
+            workers,
+            per_minute: paces.map(|pace| rounded(pace.throughput * 60.0)),
+            service: paces.map(|pace| Duration::try_from_secs_f64(pace.service).unwrap_or(Duration::MAX)),
+        })
+    }
+
     /// How many workers may be pending.
     fn gate(&self) -> u32 {
         let unready = self.pending().map(|(_, cause, _)| cause);
@@ -364,4 +377,10 @@ impl Scene<'_> {
             (0..).filter(|slot| !taken.contains(slot)).take(usize::try_from(count).unwrap_or(0)).collect();
         Launch { slots, reason }
     }
+}
+
+/// A whole number of messages.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates where it must")]
+fn rounded(messages: f64) -> u64 {
+    messages.round() as u64
 }

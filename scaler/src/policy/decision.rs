@@ -167,6 +167,15 @@ pub enum Hold {
         /// Time until a new worker would be ready.
         lead: Duration,
     },
+    /// The last workers, at least two, brought no more throughput, only slower work: what is behind them is busy.
+    DownstreamSaturated {
+        /// Ready workers then and now.
+        workers: [u32; 2],
+        /// Messages a minute.
+        per_minute: [u64; 2],
+        /// Time a message.
+        service: [Duration; 2],
+    },
     /// Everything begins in time with the workers that are there and coming (slo mode).
     OnTime {
         /// By how much the latest one begins too early.
@@ -296,6 +305,7 @@ impl Hold {
             Self::Pacing { .. } => "Pacing",
             Self::BelowThreshold { .. } => "BelowThreshold",
             Self::WouldArriveTooLate { .. } => "WouldArriveTooLate",
+            Self::DownstreamSaturated { .. } => "DownstreamSaturated",
             Self::OnTime { .. } => "OnTime",
             Self::Batching { .. } => "Batching",
             Self::NothingHelps { .. } => "NothingHelps",
@@ -350,6 +360,15 @@ impl fmt::Display for Hold {
                 seconds(*drains_in),
                 seconds(*lead)
             ),
+            Self::DownstreamSaturated { workers, per_minute, service } => {
+                let ([few, many], [less, more], [quick, slow]) = (workers, per_minute, service);
+                write!(
+                    formatter,
+                    "{many} workers do {more} messages a minute in {} each, {few} did {less} in {}",
+                    seconds(*slow),
+                    seconds(*quick)
+                )
+            }
             Self::OnTime { slack } => {
                 write!(formatter, "all begins in time, with {} to spare", seconds(*slack))
             }

@@ -12,6 +12,7 @@ use super::{
     age::{QueueMemory, WATCH_GAP},
     arrivals::{self, ArrivalMemory},
     decide::Scene,
+    saturation::{PaceMemory, Saturated},
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -27,6 +28,8 @@ pub struct Memory {
     suspects: BTreeMap<String, QueueMemory>,
     /// By pool with an SLO: how many pending workers nothing needed, at least, since when.
     surplus: BTreeMap<String, (u32, Time)>,
+    /// By pool with a saturation guard: what it got done with how many workers.
+    paces: BTreeMap<String, PaceMemory>,
     /// By pool: since when all its queues are known to be empty.
     empty_since: BTreeMap<String, Time>,
 }
@@ -44,8 +47,11 @@ struct Pool<'a> {
 /// of different age.
 #[must_use]
 pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> Memory {
-    let Memory { mut queues, mut arrivals, mut suspects, surplus, mut empty_since } = memory;
+    let Memory { mut queues, mut arrivals, mut suspects, surplus, mut paces, mut empty_since } = memory;
     for pool in &config.pools {
+        if pool.saturation_guard {
+            paces.entry(pool.name.clone()).or_default().observe(pool, observation);
+        }
         arrivals::observe(&mut arrivals, pool, observation);
         let mut folding = Pool::of(&pool.name, observation);
         for queue in &pool.queues {
@@ -66,7 +72,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             }
         }
     }
-    let memory = Memory { queues, arrivals, suspects, surplus, empty_since };
+    let memory = Memory { queues, arrivals, suspects, surplus, paces, empty_since };
     let surplus = remember_surplus(&memory, observation, config);
     Memory { surplus, ..memory }
 }
@@ -219,11 +225,12 @@ impl Memory {
     #[must_use]
     pub fn of(mut self, config: &Config) -> Self {
         let queues: BTreeSet<_> = config.pools.iter().flat_map(|pool| &pool.queues).collect();
-        let Self { queues: ages, arrivals, suspects, surplus, empty_since } = &mut self;
+        let Self { queues: ages, arrivals, suspects, surplus, paces, empty_since } = &mut self;
         ages.retain(|queue, _| queues.contains(queue));
         arrivals.retain(|queue, _| queues.contains(queue));
         suspects.retain(|queue, _| queues.contains(queue));
         surplus.retain(|pool, _| config.pool(pool).is_some());
+        paces.retain(|pool, _| config.pool(pool).is_some_and(|pool| pool.saturation_guard));
         empty_since.retain(|pool, _| config.pool(pool).is_some());
         self
     }
@@ -294,6 +301,11 @@ impl Memory {
     /// How many pending workers of a pool with an SLO nothing needs, and since when.
     pub(super) fn surplus(&self, pool: &str) -> Option<(u32, Time)> {
         self.surplus.get(pool).copied()
+    }
+
+    /// Whether the last two of a pool's ready `workers` brought nothing but slower work.
+    pub(super) fn saturated(&self, pool: &str, workers: u32, now: Time) -> Option<Saturated> {
+        self.paces.get(pool)?.saturated(workers, now)
     }
 
     /// Since when all queues of the pool are known to be empty.

@@ -17,6 +17,7 @@ mod pending;
 mod plan;
 mod record;
 mod sample;
+mod saturation;
 mod share;
 mod slo;
 mod waiting;

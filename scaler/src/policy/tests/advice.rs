@@ -1,6 +1,6 @@
 //! What is told about each decision: why, and what would have to change for a launch.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use super::{super::*, scene::*};
 
@@ -34,6 +34,11 @@ fn holds() -> Vec<Hold> {
         Hold::Pacing { until: in_future(4) },
         Hold::BelowThreshold { ready: 3, target: 5, age: seconds(20), limit: seconds(60) },
         Hold::WouldArriveTooLate { drains_in: seconds(30), lead: seconds(90) },
+        Hold::DownstreamSaturated {
+            workers: [4, 6],
+            per_minute: [240, 246],
+            service: [seconds(1), Duration::from_millis(1450)],
+        },
         Hold::OnTime { slack: seconds(45) },
         Hold::Batching { launch_by: in_future(30) },
         Hold::NothingHelps { age: seconds(400), slo: seconds(300) },
@@ -90,6 +95,8 @@ fn every_reason_to_hold_says_what_would_have_to_change() {
         launches when more than 5 messages wait (now 3), or the oldest for more than 60.0 s (now 20.0 s)
     WouldArriveTooLate: hold: drained in 30.0 s, before a new worker would be ready in 90.0 s
         launches when what waits lasts for more than 90.0 s (now 30.0 s), or without skip_futile
+    DownstreamSaturated: hold: 6 workers do 246 messages a minute in 1.4 s each, 4 did 240 in 1.0 s
+        launches when work gets quicker or workers have left, within ten minutes as a trial, or without saturation_guard
     OnTime: hold: all begins in time, with 45.0 s to spare
         launches when a message would begin too late (now 45.0 s to spare)
     Batching: hold: a launch is needed by 2027-01-15T08:00:30.000Z, not before
@@ -118,9 +125,10 @@ fn the_table_has_every_reason_to_hold() {
         Hold::OnTime { .. } => 12,
         Hold::Batching { .. } => 13,
         Hold::NothingHelps { .. } => 14,
+        Hold::DownstreamSaturated { .. } => 15,
     };
     let numbers: std::collections::BTreeSet<_> = holds().iter().map(number).collect();
-    assert_eq!(numbers, (0..15).collect());
+    assert_eq!(numbers, (0..16).collect());
 }
 
 #[test]

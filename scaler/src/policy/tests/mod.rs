@@ -15,6 +15,7 @@ mod pending;
 mod plan;
 mod promises;
 mod record;
+mod saturation;
 mod scalers;
 mod scene;
 mod share;
