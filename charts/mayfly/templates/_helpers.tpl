@@ -128,13 +128,24 @@ launcher:
 {{- if not (kindIs "invalid" .Values.quota) }}
 quota: {{ include "mayfly.scalar" .Values.quota }}
 {{- end }}
+{{- with .Values.counters }}
+counters:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 pools:
 {{- range .Values.pools }}
   - name: {{ .name }}
     queues:
       - name: {{ .queue | default .name | quote }}
-{{- range $key, $value := omit . "name" "queue" "declare" "worker" }}
+        {{- with .slo }}
+        slo: {{ . | quote }}
+        {{- end }}
+{{- range $key, $value := omit . "name" "queue" "slo" "declare" "worker" "schedule" }}
     {{ $key }}: {{ include "mayfly.scalar" $value }}
+{{- end }}
+{{- with .schedule }}
+    schedule:
+      {{- toYaml . | nindent 6 }}
 {{- end }}
     worker:
       template: {{ printf "%s-%s" $instance .name }}
@@ -156,6 +167,9 @@ pools:
 {{- if and .Values.broker.tls.caSecret .Values.broker.tls.caConfigMap -}}
 {{- fail "broker.tls: give caSecret or caConfigMap, not both" -}}
 {{- end -}}
+{{- if and (dig "prometheus" "" (.Values.counters | default dict)) (dig "management" "" (.Values.counters | default dict)) -}}
+{{- fail "counters: give prometheus or management, not both" -}}
+{{- end -}}
 {{- $names := dict -}}
 {{- $queues := dict -}}
 {{- range .Values.pools -}}
@@ -175,6 +189,17 @@ pools:
 {{- fail (printf "pools: pool %q runs a command, so it needs worker.image, an image with that command in it (README.md, \"Your image\")" .name) -}}
 {{- end -}}
 {{- $pool := .name -}}
+{{- $slo := hasKey . "slo" -}}
+{{- range $key, $value := pick . "target_queue_size" "force_empty_queue_interval" "max_pending_while_scaling" "skip_futile" -}}
+{{- if $slo -}}
+{{- fail (printf "pools: pool %q has an slo, with which deadlines alone decide: leave out %s" $pool $key) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key, $value := pick . "start" "pods_per_node" -}}
+{{- if not $slo -}}
+{{- fail (printf "pools: %s of pool %q is for a pool with an slo: give it one" $key $pool) -}}
+{{- end -}}
+{{- end -}}
 {{- range .worker.env -}}
 {{- if has .name (list "MAYFLY_INSTANCE" "MAYFLY_POOL" "MAYFLY_SERIAL" "MAYFLY_SLOT" "MAYFLY_SERVICE_TIME_HINT" "MAYFLY_STATUS_FILE" "MAYFLY_START_DELAY" "MAYFLY_BROKER_URL_FILE" "MAYFLY_BROKER_CA_FILE" "MAYFLY_BROKER_CERT_FILE" "MAYFLY_BROKER_KEY_FILE" "MAYFLY_QUEUE" "MAYFLY_DECLARE" "MAYFLY_ADMIN_LISTEN" "MAYFLY_GRACE") -}}
 {{- fail (printf "pools: %s of pool %q is set by the chart or the scaler" .name $pool) -}}
