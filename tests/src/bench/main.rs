@@ -46,8 +46,12 @@ enum What {
         #[arg(long, value_name = "PART")]
         only: Option<worker::Part>,
     },
-    /// What it costs while there is nothing to do.
-    Scaler,
+    /// What a decision costs, one queue and a thousand with nothing to do, from a publish to a launch.
+    Scaler {
+        /// Only this part.
+        #[arg(long, value_name = "PART")]
+        only: Option<scaler::Part>,
+    },
     /// A baseline, started by the others: prints the seconds that it took.
     #[command(hide = true, subcommand)]
     Baseline(Baseline),
@@ -98,7 +102,9 @@ fn main() -> ExitCode {
     mayfly_service::tls::install_provider();
     let args = Args::parse();
     let outcome = match &args.what {
-        What::Worker { .. } | What::Scaler => one_thread().and_then(|runtime| runtime.block_on(bench(&args))),
+        What::Worker { .. } | What::Scaler { .. } => {
+            one_thread().and_then(|runtime| runtime.block_on(bench(&args)))
+        }
         What::Baseline(baseline) => run_baseline(baseline).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
@@ -159,7 +165,7 @@ async fn measure(args: &Args, figures: &mut Vec<Figure>) -> Result<()> {
     let stage = Stage::set().await?;
     let outcome = match args.what {
         What::Worker { only } => worker::measure(&stage, args.quick, only, figures).await,
-        What::Scaler => scaler::measure(&stage, args.quick, figures).await,
+        What::Scaler { only } => scaler::measure(&stage, args.quick, only, figures).await,
         What::Baseline(_) => Ok(()),
     };
     if outcome.is_err() {

@@ -1,99 +1,96 @@
-//! The scaler: what it costs while there is nothing to do.
+//! The scaler: what it costs while there is nothing to do, with one queue and with many, what a decision costs,
+//! and how long after a publish a worker is launched.
 
-use std::{fs, time::Duration};
+mod decide;
+mod idle;
+mod launch;
+mod many;
+
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use mayfly_tests::{Kind, Process, until};
-use serde_json::json;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use clap::ValueEnum;
+use mayfly_tests::{Process, until};
+use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::{
-    report::Figure,
-    stage::Stage,
-    usage::{memory, processor_seconds},
-};
+use crate::{report::Figure, stage::Stage, usage::processor_seconds};
 
-/// DESIGN's targets: megabytes resident, percent of one core.
-const MEMORY_TARGET: f64 = 15.0;
-const PROCESSOR_TARGET: f64 = 1.0;
-/// The scaler's default; the bare client asks as often.
-const CHECK_INTERVAL: Duration = Duration::from_millis(250);
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// What is measured, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// What a decision costs.
+    Decide,
+    /// One queue, looked at every 250 ms.
+    Idle,
+    /// A thousand queues, looked at every second.
+    Many,
+    /// From a confirmed publish to the launch of a worker.
+    Launch,
+}
+
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// What a start costs shall not count.
 const SETTLE: Duration = Duration::from_secs(2);
 
-pub(crate) async fn measure(stage: &Stage, quick: bool, figures: &mut Vec<Figure>) -> Result<()> {
-    let (windows, length) = if quick { (2, Duration::from_secs(5)) } else { (4, Duration::from_secs(10)) };
-    let client = stage.node.broker().client().await?;
-    client.declare("idle", Kind::Quorum).await?;
+pub(crate) async fn measure(
+    stage: &Stage,
+    quick: bool,
+    only: Option<Part>,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    for part in Part::value_variants() {
+        if only.is_some_and(|only| only != *part) {
+            continue;
+        }
+        match part {
+            Part::Decide => figures.extend(decide::measure(quick)?),
+            Part::Idle => idle::measure(stage, quick, figures).await?,
+            Part::Many => figures.extend(many::measure(stage, quick).await?),
+            Part::Launch => figures.extend(launch::measure(stage, quick).await?),
+        }
+    }
+    Ok(())
+}
 
-    let mut scaler = start(stage)?;
-    until("the scaler watches the queue", START_LIMIT, async || {
+/// Workers' place of the scaler named `name`.
+fn place(stage: &Stage, name: &str) -> PathBuf {
+    stage.directory.path().join(name)
+}
+
+/// A scaler that looks at `queues` every `check_interval`, one pool each, with workers that run `command`.
+fn start(
+    stage: &Stage,
+    name: &str,
+    check_interval: &str,
+    queues: &[String],
+    command: &[&str],
+    arguments: &[&str],
+) -> Result<Process> {
+    let pool = |queue: &String| json!({ "name": queue, "queues": [{ "name": queue }], "worker": { "command": command } });
+    let config = json!({
+        "instance": "bench",
+        "check_interval": check_interval,
+        "broker": { "url_env": "MAYFLY_BROKER_URL" },
+        "launcher": { "process": { "directory": place(stage, name) } },
+        "pools": queues.iter().map(pool).collect::<Vec<Value>>(),
+    });
+    let path = place(stage, name).with_extension("yaml");
+    // JSON is YAML.
+    fs::write(&path, serde_json::to_vec_pretty(&config)?)?;
+    fs::create_dir(place(stage, name))?;
+    stage.program("mayfly-scaler")?.arg("run").arg(path).args(arguments).spawn(name)
+}
+
+/// Waits until `scaler` is connected to the broker.
+async fn connected(stage: &Stage, scaler: &mut Process) -> Result<()> {
+    until("the scaler watches its queues", START_LIMIT, async || {
         if let Some(status) = scaler.ended()? {
             anyhow::bail!("it ended with {status}\n{}", scaler.log_tail());
         }
         Ok(stage.node.broker().connections().await?.iter().any(|it| it.name.contains("scaler")))
     })
-    .await?;
-    sleep(SETTLE).await;
-    let (mut processor, mut resident) = (Vec::new(), Vec::new());
-    for number in 1..=windows {
-        eprintln!("idle scaler, {length:?}, {number} of {windows}");
-        processor.push(
-            percent(scaler.pid(), async {
-                sleep(length).await;
-                Ok(())
-            })
-            .await?,
-        );
-        resident.push(memory(scaler.pid())?.resident);
-    }
-    let peak = memory(scaler.pid())?.peak;
-    scaler.kill().await?;
-
-    let mut bare = Vec::new();
-    for number in 1..=windows {
-        eprintln!("bare client, {length:?}, {number} of {windows}");
-        let ask = async {
-            let end = Instant::now() + length;
-            let mut ticks = interval(CHECK_INTERVAL);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while ticks.tick().await < end {
-                client.depth("idle").await?;
-            }
-            Ok(())
-        };
-        bare.push(percent(i32::try_from(std::process::id())?, ask).await?);
-    }
-    client.close().await?;
-
-    figures.extend([
-        Figure::new("scaler", "processor, one queue, nothing to do", "% of a core", mean(&processor))
-            .with_spread(&processor)
-            .against(mean(&bare))
-            .at_most(PROCESSOR_TARGET),
-        Figure::median("scaler", "resident memory, nothing to do", "MB", &resident).at_most(MEMORY_TARGET),
-        Figure::new("scaler", "resident memory, peak", "MB", peak),
-    ]);
-    Ok(())
-}
-
-fn start(stage: &Stage) -> Result<Process> {
-    let config = json!({
-        "instance": "bench",
-        "broker": { "url_env": "MAYFLY_BROKER_URL" },
-        "launcher": { "process": { "directory": stage.directory.path().join("scaler") } },
-        "pools": [{
-            "name": "bench",
-            "queues": [{ "name": "idle" }],
-            "worker": { "command": ["mayfly-worker", "sleep", "--queue", "idle"] },
-        }],
-    });
-    let path = stage.directory.path().join("mayfly.yaml");
-    // JSON is YAML.
-    fs::write(&path, serde_json::to_vec_pretty(&config)?)?;
-    fs::create_dir(stage.directory.path().join("scaler"))?;
-    stage.program("mayfly-scaler")?.arg("run").arg(path).spawn("scaler")
+    .await
 }
 
 /// How much of a core process `pid` uses meanwhile. Processor time is counted in hundredths of a second.
