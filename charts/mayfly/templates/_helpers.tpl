@@ -104,6 +104,43 @@ mountPath: /run/secrets/mayfly
 readOnly: true
 {{- end -}}
 
+{{/* The record of done messages, whose URL is a file of a Secret as well. Context: a worker's `ledger`. */}}
+{{- define "mayfly.ledgerEnv" -}}
+- { name: MAYFLY_LEDGER_URL_FILE, value: /run/secrets/mayfly-ledger/ledger-url }
+{{- if or .caSecret .caConfigMap }}
+- { name: MAYFLY_LEDGER_CA_FILE, value: /run/secrets/mayfly-ledger/ca.crt }
+{{- end }}
+{{- range $setting := list "down" "keep" "lease" }}
+{{- with get $ $setting }}
+- { name: MAYFLY_LEDGER_{{ upper $setting }}, value: {{ . | quote }} }
+{{- end }}
+{{- end }}
+{{- with .id_header }}
+- { name: MAYFLY_ID_HEADER, value: {{ . | quote }} }
+{{- end }}
+{{- end -}}
+{{- define "mayfly.ledgerVolume" -}}
+name: mayfly-ledger
+projected:
+  sources:
+    - secret:
+        name: {{ .existingSecret }}
+        items:
+          - { key: {{ .secretKey | default "ledger-url" }}, path: ledger-url }
+    {{- with .caSecret }}
+    - secret:
+        name: {{ . }}
+        items:
+          - { key: {{ $.caKey | default "ca.crt" }}, path: ca.crt }
+    {{- end }}
+    {{- with .caConfigMap }}
+    - configMap:
+        name: {{ . }}
+        items:
+          - { key: {{ $.caKey | default "ca.crt" }}, path: ca.crt }
+    {{- end }}
+{{- end -}}
+
 {{/* A whole number as such (Helm reads numbers as floating point), anything else as text. */}}
 {{- define "mayfly.scalar" -}}
 {{- if kindIs "float64" . -}}
