@@ -1,5 +1,6 @@
 //! The scaler under the process launcher: one launch at a time, whatever dies, is doubled or goes away.
 
+mod age;
 mod reload;
 mod scale;
 mod sight;

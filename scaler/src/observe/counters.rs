@@ -27,12 +27,17 @@ use crate::{
 
 /// Between two tries of something that was refused.
 const REFUSED: Duration = Duration::from_secs(30);
+/// Between two tries where nobody answers.
+const RETRY: Duration = Duration::from_secs(1);
+/// The broker spends at most this part of its time on our answers, as long as that is not too rare.
+const PART: u32 = 20;
+const RAREST: Duration = Duration::from_secs(10);
 
 /// Reads counters again and again.
 #[derive(Debug)]
 pub struct CounterWatch {
     endpoints: Vec<Endpoint>,
-    cadence: Duration,
+    source: CounterSource,
     sum: Sum,
     sight: watch::Sender<Sight>,
     counted: Arc<Notify>,
@@ -50,7 +55,7 @@ impl CounterWatch {
         clock: Clock,
     ) -> Self {
         let sum = Sum::of(endpoints.len(), queues);
-        Self { endpoints, cadence: source.cadence(), sum, sight, counted, clock }
+        Self { endpoints, source, sum, sight, counted, clock }
     }
 
     /// Reads until `stop`.
@@ -73,6 +78,7 @@ impl CounterWatch {
     async fn read(&mut self) -> Duration {
         let asked = Instant::now();
         let pages = try_join_all(self.endpoints.iter().map(Endpoint::page)).await;
+        let took = asked.elapsed();
         let (asked, answered) = (self.clock.at(asked), self.clock.now());
         let pages = match pages {
             Ok(pages) => pages,
@@ -80,7 +86,7 @@ impl CounterWatch {
                 let forbidden = matches!(error, CannotRead::Forbidden { .. });
                 let why = if forbidden { Why::Forbidden } else { Why::Unreachable };
                 self.unknown(why, &chain(&error), answered);
-                return if forbidden { REFUSED } else { self.cadence };
+                return if forbidden { REFUSED } else { RETRY };
             }
         };
         if let Err((index, refused)) = self.sum.fold(&pages, answered) {
@@ -88,17 +94,18 @@ impl CounterWatch {
             self.unknown(Why::Unusable, &format!("{address}: {refused}"), answered);
             return REFUSED;
         }
-        let Self { sum, sight, .. } = self;
+        let Self { sum, sight, source, .. } = self;
         sight.send_modify(|sight| {
             for queue in sum.queues() {
-                let fact = Fact::Known { value: sum.counters(queue, &pages, answered), at: asked };
+                let fact =
+                    Fact::Known { value: sum.counters(queue, &pages, answered, source.late()), at: asked };
                 if matches!(sight.counters.insert(queue.clone(), fact), Some(Fact::Unknown(_))) {
                     tracing::debug!(queue, "counters are read again");
                 }
             }
         });
         self.counted.notify_one();
-        self.cadence
+        (took * PART).clamp(self.source.cadence(), RAREST)
     }
 
     /// Ages are told from looks then.
@@ -124,11 +131,20 @@ impl CounterWatch {
 // === impl CounterSource ===
 
 impl CounterSource {
-    /// How often it is worth asking: the management plugin knows nothing newer than five seconds.
+    /// How often it is worth asking.
     const fn cadence(self) -> Duration {
         match self {
-            Self::Prometheus => Duration::from_secs(1),
-            Self::Management => Duration::from_secs(5),
+            Self::Prometheus => Duration::from_millis(500),
+            Self::Management => Duration::from_secs(2),
+        }
+    }
+
+    /// How long ago what it tells may have been so: the management plugin is told every five seconds, and keeps
+    /// its answers for as long.
+    const fn late(self) -> Duration {
+        match self {
+            Self::Prometheus => Duration::ZERO,
+            Self::Management => Duration::from_secs(10),
         }
     }
 }

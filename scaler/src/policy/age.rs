@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::counted::{Arrived, Counted};
+use self::counted::{Arrived, Counted, Look};
 use super::{Counters, QueueFacts};
 use crate::time::{Time, as_optional_seconds, as_seconds};
 
@@ -129,7 +129,7 @@ impl QueueMemory {
         self.last_ready = Some(ready);
         self.consumers = consumers;
         self.seen = Some(at);
-        self.counted.look(ready, at);
+        self.counted.look(Look { at, ready, consumers });
         self.quieten();
     }
 

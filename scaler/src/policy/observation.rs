@@ -82,6 +82,9 @@ pub enum QueueFacts {
 pub struct Counters {
     /// When the last answer that this rests on was complete.
     pub answered: Time,
+    /// How long before it was asked for the rest may have been so; zero where the source tells what is.
+    #[serde(skip)]
+    pub late: Duration,
     /// Messages that came into the queue by publishing, counted from anywhere: only differences tell something,
     /// and a fall means that the counting began anew.
     pub published: Option<u64>,

@@ -102,8 +102,9 @@ impl Sum {
         Ok(())
     }
 
-    /// What it comes to for one queue; `pages` are the last ones, complete at `answered`.
-    pub(crate) fn counters(&self, queue: &str, pages: &[Page], answered: Time) -> Counters {
+    /// What it comes to for one queue; `pages` are the last ones, complete at `answered`. Those
+    /// of a source that is `late` may tell what was so long ago.
+    pub(crate) fn counters(&self, queue: &str, pages: &[Page], answered: Time, late: Duration) -> Counters {
         let retries = format!("{queue}.retry.");
         let retry_queues = |endpoint: &'_ Endpoint| {
             let names = endpoint.queues.range(retries.clone()..).map(|(name, _)| name.clone());
@@ -119,6 +120,7 @@ impl Sum {
             |of: fn(&Counts) -> Option<u64>| now.iter().filter_map(|counts| of(counts)).reduce(|a, b| a + b);
         Counters {
             answered,
+            late,
             published: Some(self.total(queue, |carried| carried.published)),
             restarts: self.carried(queue).map(|carried| carried.published.falls).sum(),
             returns: returns
@@ -231,7 +233,7 @@ mod tests {
     }
 
     fn published(sum: &Sum, pages: &[Page]) -> u64 {
-        sum.counters("q", pages, NOW).published.unwrap()
+        sum.counters("q", pages, NOW, Duration::ZERO).published.unwrap()
     }
 
     #[test]
@@ -300,7 +302,10 @@ mod tests {
         let pages = [page(Some("a"), &queues)];
         sum.fold(&pages, NOW).unwrap();
         let seconds = Duration::from_secs;
-        assert_eq!(sum.counters("q", &pages, NOW).returns, [(seconds(5), 3), (seconds(120), 1)]);
+        assert_eq!(
+            sum.counters("q", &pages, NOW, Duration::ZERO).returns,
+            [(seconds(5), 3), (seconds(120), 1)]
+        );
     }
 
     #[test]

@@ -14,8 +14,8 @@ const RESOLUTION: u32 = 100;
 const THINNED_EVERY: usize = 32;
 /// What was read within this time is kept also when the head is younger: messages may be given back.
 const KEPT: Duration = Duration::from_mins(15);
-/// Readings further apart than this come from a source that tells what was some time ago.
-const LIVE_WITHIN: Duration = Duration::from_secs(2);
+/// Looks are kept for so much longer than the counter may be late.
+const LOOKS_KEPT: Duration = Duration::from_secs(2);
 /// A message that comes back from a retry queue does so a little later than its delay says.
 const RETURNS_KEPT: Duration = Duration::from_secs(60);
 
@@ -24,14 +24,14 @@ const RETURNS_KEPT: Duration = Duration::from_secs(60);
 pub(super) struct Counted {
     /// Oldest first; only those that the present head's age may need.
     readings: VecDeque<Reading>,
-    /// The last depth seen.
-    look: Option<(Time, u64)>,
-    /// The head as of the first look after the last reading.
+    /// The last depths seen, oldest first.
+    looks: VecDeque<Look>,
+    /// The head as of the first look after the last reading, or after something was given back since.
     head: Option<Position>,
     /// Whether there was no look since the last reading.
     unpaired: bool,
-    /// Whether the last reading already said that the head is an older one than we think.
-    went_back: bool,
+    /// How late the last reading may have been.
+    late: Duration,
     /// The counter as it was read last, and how often it had begun anew.
     published: Option<(u64, u64)>,
     /// What was published into each retry queue, by its delay.
@@ -42,6 +42,14 @@ pub(super) struct Counted {
 
 /// The how-manieth arrival, counted from anywhere.
 type Position = i64;
+
+/// A depth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) at: Time,
+    pub(super) ready: u64,
+    pub(super) consumers: u64,
+}
 
 /// The counter, read at some moment between two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,11 +79,21 @@ pub(super) enum Arrived {
 
 impl Counted {
     /// Folds in a depth.
-    pub(super) fn look(&mut self, ready: u64, at: Time) {
-        self.look = Some((at, ready));
-        if self.unpaired && self.readings.back().is_some_and(|last| at >= last.answered) {
+    pub(super) fn look(&mut self, look: Look) {
+        let last = self.looks.back().copied();
+        if let Some(last) = last.filter(|last| look.consumers < last.consumers && look.ready > last.ready) {
+            // Whoever left gave back what it held.
+            let back = |head: Position| head.saturating_sub_unsigned(look.ready - last.ready);
+            self.head = self.position().or(self.head).map(back);
+        }
+        self.looks.push_back(look);
+        if self.unpaired && self.readings.back().is_some_and(|last| look.at >= last.answered) {
             self.unpaired = false;
-            self.pair(ready, at);
+            self.pair(look);
+        }
+        let forgotten = look.at - self.late - LOOKS_KEPT;
+        while self.looks.front().is_some_and(|look| look.at < forgotten) {
+            self.looks.pop_front();
         }
     }
 
@@ -101,6 +119,7 @@ impl Counted {
         self.published = Some((published, counters.restarts));
         let total = before.saturating_add_unsigned(since).saturating_add_unsigned(returned);
         self.readings.push_back(Reading { asked, answered: counters.answered.max(asked), total });
+        self.late = counters.late;
         self.unpaired = true;
         self.forget(asked);
     }
@@ -129,27 +148,22 @@ impl Counted {
     /// The head's position now, as far as the last reading tells. It never moves back but by messages that are
     /// given back, and those cannot be told from new ones before the next reading.
     fn position(&self) -> Option<Position> {
-        let ((_, ready), last) = (self.look?, self.readings.back()?);
-        let earliest = last.total.saturating_sub_unsigned(ready) + 1;
-        (ready > 0).then(|| earliest.max(self.head.unwrap_or(Position::MIN)))
+        let (look, last) = (self.looks.back()?, self.readings.back()?);
+        let earliest = last.total.saturating_sub_unsigned(look.ready) + 1;
+        (look.ready > 0).then(|| earliest.max(self.head.unwrap_or(Position::MIN)))
     }
 
-    /// Finds the head at the first look after a reading. It is not before `earliest`; what came in between the two
-    /// makes it later by as much.
-    fn pair(&mut self, ready: u64, at: Time) {
+    /// Finds the head at the first look after a reading. It is not before the counter then says; and at a look
+    /// before the reading it was not after that. So what was given back is known from new ones.
+    fn pair(&mut self, look: Look) {
         let Some(last) = self.readings.back() else { return };
-        let earliest = last.total.saturating_sub_unsigned(ready) + 1;
-        let before = self.readings.iter().rev().nth(1);
-        let between = before.map_or(0, |before| {
-            let spacing = last.asked.since(before.asked);
-            let stale = if spacing > LIVE_WITHIN { spacing } else { Duration::ZERO };
-            2 * whole(per_millisecond(before, last) * milliseconds(at.since(last.asked) + stale))
-        });
-        let goes_back = self.head.is_some_and(|head| head > earliest.saturating_add(between) + 1);
-        // Once it may be a burst that came just between the two. Where nothing waits there is no head.
-        let keeps = !(goes_back && self.went_back) && ready > 0;
-        self.went_back = goes_back;
-        self.head = Some(self.head.filter(|_| keeps).map_or(earliest, |head| head.max(earliest)));
+        let head_at = |look: Look| last.total.saturating_sub_unsigned(look.ready) + 1;
+        let before = self.looks.iter().rev().find(|look| look.at <= last.asked - self.late);
+        let latest = before.filter(|look| look.ready > 0).map(|look| head_at(*look));
+        let went_back = latest.zip(self.head).is_some_and(|(latest, head)| head > latest);
+        // Where nothing waits there is no head.
+        let keeps = !went_back && look.ready > 0;
+        self.head = Some(self.head.filter(|_| keeps).map_or(head_at(look), |head| head.max(head_at(look))));
     }
 
     /// How many messages came back from retry queues between the last reading and the present one.
@@ -157,8 +171,12 @@ impl Counted {
         let last = self.readings.back().map(|last| last.asked);
         let mut returned = 0;
         for &(delay, published) in &counters.returns {
+            // What is told late on average comes back so much sooner after it was told.
+            let wait = delay.saturating_sub(counters.late / 2);
             let index = self.returns.iter().position(|(known, _)| *known == delay).unwrap_or_else(|| {
-                self.returns.push((delay, VecDeque::new()));
+                // A retry queue is not told of before its first message.
+                let nothing = last.map(|last| (last, 0));
+                self.returns.push((delay, nothing.into_iter().collect()));
                 self.returns.len() - 1
             });
             let Some((_, history)) = self.returns.get_mut(index) else { continue };
@@ -172,7 +190,7 @@ impl Counted {
             }
             history.push_back((asked, published));
             if let Some(last) = last {
-                returned += at_time(history, asked - delay).saturating_sub(at_time(history, last - delay));
+                returned += at_time(history, asked - wait).saturating_sub(at_time(history, last - wait));
             }
             let forgotten = asked - delay - RETURNS_KEPT;
             while history.get(1).is_some_and(|(at, _)| *at < forgotten) {
@@ -229,12 +247,6 @@ fn at_time(history: &VecDeque<(Time, u64)>, moment: Time) -> u64 {
         }
         (None, None) => 0,
     }
-}
-
-fn per_millisecond(before: &Reading, after: &Reading) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
-    let count = after.total.saturating_sub(before.total) as f64;
-    count / milliseconds(after.asked.since(before.asked)).max(1.0)
 }
 
 fn milliseconds(duration: Duration) -> f64 {

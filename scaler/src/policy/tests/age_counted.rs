@@ -81,9 +81,13 @@ impl Counting {
         if self.now.is_multiple_of(1000) {
             let value = Counters {
                 answered: counted,
+                late: Duration::ZERO,
                 published: self.counts.then_some(self.published),
                 restarts: 0,
-                returns: vec![(seconds(5), self.retried)],
+                returns: Some((seconds(5), self.retried))
+                    .filter(|(_, retried)| *retried > 0)
+                    .into_iter()
+                    .collect(),
                 acknowledged: None,
                 unacked: None,
                 head_stamp: self.stamp,
@@ -160,6 +164,35 @@ fn messages_that_are_given_back_are_as_old_as_before() {
     queue.is_right();
     queue.ready.splice(0..0, held);
     queue.pass(2000);
+    queue.is_right();
+}
+
+#[test]
+fn what_a_consumer_gives_back_when_it_leaves_is_told_at_once() {
+    let mut queue = ten_seconds();
+    queue.pass(250);
+    let held = queue.take(5);
+    queue.pass(2000);
+    queue.ready.splice(0..0, held);
+    queue.consumers = 0;
+    queue.pass(250);
+    queue.is_right();
+    let all = queue.take(10);
+    queue.consumers = 1;
+    queue.pass(2250);
+    queue.ready.splice(0..0, all);
+    queue.consumers = 0;
+    queue.pass(250);
+    queue.is_right();
+}
+
+#[test]
+fn new_messages_while_another_consumer_leaves_are_told_as_new_by_the_next_reading() {
+    let mut queue = ten_seconds();
+    queue.take(5);
+    queue.consumers = 0;
+    queue.publish(3);
+    queue.pass(1000);
     queue.is_right();
 }
 
