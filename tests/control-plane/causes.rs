@@ -3,27 +3,25 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::{Event, Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::ResourceQuota;
 use mayfly_tests::{
-    bed::rounds,
     control_plane::{Script, Space},
     each_in_a_space, until,
 };
 use serde_json::{Value, json};
 
-use crate::{SOON, each_once, ends, idle, in_order, ready, waiting};
+use crate::{SOON, each_once, ends, idle, in_order, is_over, ready, tells, waiting};
 
 /// How long a full cluster is watched.
 const A_WHILE: Duration = Duration::from_secs(15);
 /// After a refusal for want of room, the next try is this much later.
 const RETRY: Duration = Duration::from_secs(5);
-/// An image that a registry refuses is a failure after this time.
-const REGISTRY_PATIENCE: Duration = Duration::from_secs(300);
+/// An image that a registry refuses is a failure after this time, here.
+const REGISTRY_PATIENCE: &str = "30s";
 
 each_in_a_space!(
     a_full_quota_of_jobs_holds_and_a_higher_one_resumes,
     a_full_quota_of_pods_holds_and_a_higher_one_resumes,
-    a_node_that_is_known_to_come_is_told,
     an_image_that_can_never_be_used_is_a_failure_that_names_it,
     an_image_that_the_registry_refuses_is_told_and_given_up_in_the_end,
     a_crash_at_start_is_a_failure_that_names_it,
@@ -107,31 +105,6 @@ async fn a_full_quota_of_pods_holds_and_a_higher_one_resumes(space: &Space<'_>) 
     client.close().await
 }
 
-async fn a_node_that_is_known_to_come_is_told(space: &Space<'_>) -> Result<()> {
-    let client = waiting(space, 10).await?;
-    space.configure(&json!({ "launch_interval": "500ms" }))?;
-    let mut scaler = space.scaler("scaler", &[])?;
-    tells(space, &scaler, "WaitingForPending", "no room on any node").await?;
-    let pod = space.pods().await?.remove(0);
-    let event = json!({
-        "metadata": { "generateName": "scale-up-" }, "type": "Normal", "reason": "TriggeredScaleUp",
-        "message": "pod triggered scale-up: [{workers 0->1 (max: 3)}]",
-        "involvedObject": {
-            "apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "namespace": space.namespace,
-            "uid": pod.metadata.uid,
-        },
-        "source": { "component": "cluster-autoscaler" },
-        "firstTimestamp": now(), "lastTimestamp": now(), "count": 1,
-    });
-    space.create::<Event>(event).await?;
-    tells(space, &scaler, "WaitingForPending", "node coming").await?;
-    ensure!(space.jobs().await?.len() == 1);
-    space.kubelet.node("a", 1).await?;
-    space.jobs_when("it is ready", SOON, |jobs| ready(jobs) == 1).await?;
-    ends(&mut scaler.process).await?;
-    client.close().await
-}
-
 async fn an_image_that_can_never_be_used_is_a_failure_that_names_it(space: &Space<'_>) -> Result<()> {
     let message = "Failed to apply default image tag \"Worker:X\": couldn't parse image name".to_owned();
     space.kubelet.all(Script::Stuck { reason: "InvalidImageName", message });
@@ -148,7 +121,8 @@ async fn an_image_that_the_registry_refuses_is_told_and_given_up_in_the_end(spac
     space.kubelet.all(Script::Stuck { reason: "ImagePullBackOff", message });
     let client = waiting(space, 10).await?;
     space.kubelet.node("a", 10).await?;
-    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 3 }))?;
+    let deadlines = json!({ "image_pull": REGISTRY_PATIENCE });
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 3, "deadlines": deadlines }))?;
     let mut scaler = space.scaler("scaler", &[])?;
     tells(space, &scaler, "WaitingForPending", "image cannot be pulled").await?;
     tells(space, &scaler, "WaitingForPending", "not found").await?;
@@ -159,11 +133,8 @@ async fn an_image_that_the_registry_refuses_is_told_and_given_up_in_the_end(spac
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     ensure!(space.state().await?["failures"]["count"] == 0, "{}", space.state().await?);
-    if rounds(20) == 20 {
-        let limit = REGISTRY_PATIENCE + SOON;
-        until("it is given up", limit, async || Ok(space.state().await?["failures"]["count"] == 1)).await?;
-        scaler.decides("CoolingDown", SOON).await?;
-    }
+    until("it is given up", SOON, async || Ok(space.state().await?["failures"]["count"] == 1)).await?;
+    scaler.decides("CoolingDown", SOON).await?;
     ends(&mut scaler.process).await?;
     client.close().await
 }
@@ -247,33 +218,7 @@ async fn a_disruption_is_no_failure(space: &Space<'_>) -> Result<()> {
     client.close().await
 }
 
-/// Waits until the pool's decision and its text are these.
-async fn tells(
-    space: &Space<'_>,
-    scaler: &mayfly_tests::fleet::Scaler,
-    reason: &str,
-    words: &str,
-) -> Result<()> {
-    until(&format!("it tells {words:?}"), SOON, async || {
-        let status = scaler.status().await?;
-        let text = status["text"].as_str().unwrap_or_default();
-        ensure!(status["reason"] == reason, "it is {}: {text}; {:?}", status["reason"], space.kubelet.seen());
-        ensure!(text.contains(words), "it tells {text:?}");
-        Ok(true)
-    })
-    .await
-}
-
 /// The log lines with this message.
 fn told(log: &[Value], message: &str) -> Vec<String> {
     log.iter().filter(|line| line["message"] == message).map(Value::to_string).collect()
-}
-
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn now() -> Value {
-    json!(humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string())
 }

@@ -9,17 +9,22 @@ mod causes;
 mod harness;
 mod launches;
 mod outages;
+mod rows;
 mod state;
 mod workers;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{Event, Pod};
 use mayfly_service::report::{ExitReason, ExitReport};
 use mayfly_tests::{
     Client, Kind, Process, Signal,
     control_plane::{Script, Space, WorkerJob},
+    fleet::Scaler,
+    until,
 };
+use serde_json::json;
 
 /// For what takes a few seconds on an idle machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -67,6 +72,41 @@ fn each_once(space: &Space<'_>, jobs: &[WorkerJob]) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the pool's decision and its text are these.
+async fn tells(space: &Space<'_>, scaler: &Scaler, reason: &str, words: &str) -> Result<()> {
+    until(&format!("it tells {words:?}"), SOON, async || {
+        let status = scaler.status().await?;
+        let text = status["text"].as_str().unwrap_or_default();
+        ensure!(status["reason"] == reason, "it is {}: {text}; {:?}", status["reason"], space.kubelet.seen());
+        ensure!(text.contains(words), "it tells {text:?}");
+        Ok(true)
+    })
+    .await
+}
+
+/// An Event about the pod as `component` writes it; `number` of them are newer than those of lower numbers.
+async fn say(
+    space: &Space<'_>,
+    pod: &Pod,
+    number: u64,
+    component: &str,
+    reason: &str,
+    message: &str,
+) -> Result<()> {
+    let at = std::time::SystemTime::now() - Duration::from_secs(60) + Duration::from_secs(number);
+    let at = humantime::format_rfc3339_seconds(at).to_string();
+    let event = json!({
+        "metadata": { "generateName": "said-" }, "type": "Normal", "reason": reason, "message": message,
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "namespace": space.namespace,
+            "uid": pod.metadata.uid,
+        },
+        "source": { "component": component }, "reportingComponent": component,
+        "firstTimestamp": at, "lastTimestamp": at, "count": 1,
+    });
+    space.create::<Event>(event).await.map(drop)
+}
+
 /// The end of a worker that has done so many messages and found no more.
 fn idle(done: u64) -> Script {
     let report = ExitReport {
@@ -77,6 +117,11 @@ fn idle(done: u64) -> Script {
         ..ExitReport::new(ExitReason::Idle)
     };
     Script::Ends { code: 0, report: Some(report) }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Lets all workers that are there end as idle ones do; those to come work again.

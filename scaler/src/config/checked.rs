@@ -268,6 +268,7 @@ impl RawPool {
             self.cooldown_cap
                 .map(|text| duration(&at("cooldown_cap"), &text, Bare::Refused, cooldowns.clone())),
         )?;
+        checked.deadlines = self.deadlines.checked(&at("deadlines"))?;
         set(&mut checked.packing, self.packing.map(|text| switch(&at("packing"), &text)))?;
         set(&mut checked.weight, self.weight.map(|text| number(&at("weight"), &text, 1..=MOST_WEIGHT)))?;
         checked.fits_together(path)?;

@@ -2,6 +2,7 @@
 
 mod checked;
 mod counters;
+mod deadlines;
 mod error;
 mod overrides;
 mod raw;
@@ -27,6 +28,8 @@ pub use schedule::{Limits, Window};
 pub use schema::schema;
 pub use slo::{SloConfig, Start};
 pub(crate) use values::words;
+
+use crate::policy::Deadlines;
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +116,8 @@ pub struct PoolConfig {
     pub cooldown_base: Duration,
     /// Longest cool-down.
     pub cooldown_cap: Duration,
+    /// How long each cause of not being ready may last.
+    pub deadlines: Deadlines,
     /// Its part of the quota, against the other pools'.
     pub weight: u32,
     /// Whether slot i consumes with priority −i, so that surplus workers idle out.
@@ -287,6 +292,7 @@ impl PoolConfig {
             withdraw_after: Duration::from_secs(10),
             cooldown_base: Duration::from_secs(10),
             cooldown_cap: Duration::from_mins(6),
+            deadlines: Deadlines::default(),
             weight: 1,
             packing: true,
             slo: None,

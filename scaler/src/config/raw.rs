@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{
     counters::RawCounters,
+    deadlines::RawDeadlines,
     schema::{EarlierSpan, Limit, Scalar, Span, StartWord},
 };
 
@@ -147,6 +148,8 @@ pub(super) struct RawPool {
     /// Longest cool-down: 6m unless given.
     #[schemars(with = "Span")]
     pub(super) cooldown_cap: Option<String>,
+    /// How long each cause of not being ready may last before it is acted upon.
+    pub(super) deadlines: RawDeadlines,
     /// Workers that fit on one node; learned unless given. With `slo`.
     #[schemars(with = "u32", range(min = 1, max = 1000))]
     pub(super) pods_per_node: Option<String>,

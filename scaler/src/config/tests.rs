@@ -25,6 +25,7 @@ pools:
     withdraw_after: 11s
     cooldown_base: 9s
     cooldown_cap: 5m
+    deadlines: { no_room: 1m, image_pull: 30m }
     packing: false
     weight: 3
     worker: { command: [mayfly-worker, --queue, documents], env: { RUST_LOG: info, PORT: 5672 } }
@@ -94,6 +95,11 @@ fn every_key_arrives_where_it_belongs() {
             withdraw_after: Duration::from_secs(11),
             cooldown_base: Duration::from_secs(9),
             cooldown_cap: Duration::from_mins(5),
+            deadlines: Deadlines {
+                no_room: Duration::from_mins(1),
+                image_pull: Duration::from_mins(30),
+                ..Deadlines::default()
+            },
             weight: 3,
             packing: false,
             slo: None,

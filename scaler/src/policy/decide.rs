@@ -254,7 +254,7 @@ impl Scene<'_> {
     fn room(&self) -> Result<(), Hold> {
         let mut pending = self.pending();
         if let Some((_, cause, detail)) =
-            pending.find(|(worker, ..)| worker.phase.action(self.now) == Action::Hold)
+            pending.find(|(worker, ..)| worker.phase.action(self.now, &self.pool.deadlines) == Action::Hold)
         {
             return Err(Hold::AtCapacity { cause, detail: detail.cloned() });
         }

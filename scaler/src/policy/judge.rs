@@ -3,7 +3,7 @@
 
 use mayfly_service::{ExitCode, report::ExitReason};
 
-use super::{Action, Ending, Phase, PoolState, StateRecord, Worker};
+use super::{Action, Deadlines, Ending, Phase, PoolState, StateRecord, Worker};
 use crate::{config::Config, time::Time};
 
 /// A judged record.
@@ -77,11 +77,12 @@ fn judge_outcomes(
     now: Time,
     verdicts: &mut Vec<(String, Verdict)>,
 ) {
+    let deadlines = config.pool(name).map(|pool| pool.deadlines).unwrap_or_default();
     let mut outcomes: Vec<_> = listed
         .iter()
         .filter_map(|worker| {
             let serial = worker.serial.filter(|serial| !state.judged.contains(serial))?;
-            Some((worker, serial, Outcome::of(&worker.phase, now)?))
+            Some((worker, serial, Outcome::of(&worker.phase, &deadlines, now)?))
         })
         .collect();
     outcomes.sort_by_key(|(_, _, outcome)| outcome.at);
@@ -104,12 +105,12 @@ fn judge_outcomes(
 // === impl Outcome ===
 
 impl<'a> Outcome<'a> {
-    fn of(phase: &'a Phase, now: Time) -> Option<Self> {
+    fn of(phase: &'a Phase, deadlines: &Deadlines, now: Time) -> Option<Self> {
         match phase {
             Phase::Finished(ending) => {
                 Some(Self { at: ending.at, verdict: ending.verdict(), ending: Some(ending) })
             }
-            Phase::Pending { cause, since, detail, .. } if phase.action(now) == Action::Fail => {
+            Phase::Pending { cause, since, detail, .. } if phase.action(now, deadlines) == Action::Fail => {
                 let detail = detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
                 let waited = now.since(*since).as_secs();
                 let text = format!("given up after {waited} s: {}{detail}", cause.as_str());

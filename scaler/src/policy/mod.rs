@@ -33,7 +33,7 @@ pub use need::DEPTH_STALE_AFTER;
 pub use observation::{
     Counters, Ending, Fact, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker,
 };
-pub use pending::{Action, PODLESS_REMOVABLE_AFTER, PendingCause};
+pub use pending::{Action, Deadlines, PODLESS_REMOVABLE_AFTER, PendingCause};
 pub use record::{
     Capacity, Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
 };

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    Hold, Intent, Launch, LaunchReason, LeadTimes, PendingCause,
+    Hold, Intent, Launch, LaunchReason, LeadTimes,
     capacity::Capacity,
     decide::Scene,
     estimate::on_nodes,
@@ -167,7 +167,7 @@ impl Scene<'_> {
             pending.push((serial, left));
         };
         for (worker, cause, _) in self.pending() {
-            let waits = worker.cold || matches!(cause, PendingCause::NoRoom | PendingCause::NodeComing);
+            let waits = worker.cold || cause.is_placing();
             expect(worker.serial, worker.launched, waits, worker.node.is_some());
         }
         let expected = |intent: &&Intent| self.now.since(intent.stamp) <= INTENT_LIMIT;

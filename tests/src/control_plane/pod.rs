@@ -12,6 +12,12 @@ use super::objects;
 pub enum Script {
     /// Its node prepares it: `ContainerCreating`.
     Prepares,
+    /// Its sandbox is there; its image is being pulled.
+    Pulls,
+    /// Its node refuses it, having lost a race with the scheduler.
+    Rejected,
+    /// A sidecar that has to run before it crashes again and again.
+    SidecarCrashes,
     /// Its container does not start, for this reason.
     Stuck {
         /// `ImagePullBackOff`, …
@@ -77,6 +83,8 @@ pub(super) fn next(script: &Script, deleted: bool, pod: &Pod) -> Option<(&'stati
     }
     match (stage, script) {
         (Stage::Over, _) => None,
+        (Stage::Bound, Script::Rejected) => Some(("ended", rejected())),
+        (Stage::Bound, Script::SidecarCrashes) => Some(("stuck", crashing_sidecar())),
         (Stage::Bound, _) => Some(("prepares", waiting("ContainerCreating", None))),
         (_, Script::Disrupted) => {
             let disruption = json!({
@@ -85,6 +93,7 @@ pub(super) fn next(script: &Script, deleted: bool, pod: &Pod) -> Option<(&'stati
             });
             Some(("ended", over(137, "Error", None, Some(&disruption))))
         }
+        (Stage::Waiting, Script::Pulls) => (!has_sandbox(pod)).then(|| ("pulls", pulling())),
         (Stage::Waiting, Script::Stuck { reason: wanted, message }) => {
             (reason.as_deref() != Some(wanted)).then(|| ("stuck", waiting(wanted, Some(message))))
         }
@@ -128,6 +137,42 @@ fn waiting(reason: &str, message: Option<&str>) -> Value {
         "conditions": conditions(reason != "ContainerCreating", false),
         "containerStatuses": container(&state, false, false),
     })
+}
+
+fn has_sandbox(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|one| one.type_ == "PodReadyToStartContainers" && one.status == "True")
+}
+
+fn pulling() -> Value {
+    let status = waiting("ContainerCreating", None);
+    json!({
+        "phase": "Pending", "startTime": status["startTime"], "conditions": conditions(true, false),
+        "containerStatuses": status["containerStatuses"],
+    })
+}
+
+/// The kubelet refuses it before anything of it is prepared.
+fn rejected() -> Value {
+    json!({
+        "phase": "Failed", "reason": "OutOfcpu", "startTime": objects::now(),
+        "message": "Node didn't have enough resource: cpu, requested: 1000, used: 1000, capacity: 1000",
+    })
+}
+
+fn crashing_sidecar() -> Value {
+    let mut status = waiting("PodInitializing", None);
+    status["initContainerStatuses"] = json!([{
+        "name": "proxy", "image": "proxy:test", "imageID": "", "restartCount": 1, "started": false, "ready": false,
+        "state": { "waiting": {
+            "reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container=proxy",
+        } },
+        "lastState": { "terminated": { "exitCode": 1, "reason": "Error" } },
+    }]);
+    status
 }
 
 fn running(ready: bool) -> Value {
@@ -178,6 +223,9 @@ mod tests {
         assert_eq!(life(&Script::Works, false), ["prepares", "starts", "works"]);
         assert_eq!(life(&Script::Ends { code: 1, report: None }, false), ["prepares", "starts", "ended"]);
         assert_eq!(life(&Script::Disrupted, false), ["prepares", "ended"]);
+        assert_eq!(life(&Script::Pulls, false), ["prepares", "pulls"]);
+        assert_eq!(life(&Script::Rejected, false), ["ended"]);
+        assert_eq!(life(&Script::SidecarCrashes, false), ["stuck"]);
         assert_eq!(life(&Script::Works, true), ["ended"]);
     }
 }

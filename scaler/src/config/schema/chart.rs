@@ -36,7 +36,7 @@ fn derived(mut values: Value) -> Value {
     of_pool.insert("slo".to_owned(), config["definitions"]["Queue"]["properties"]["slo"].take());
     *pool = of_pool.into();
     object(&mut config["definitions"]["Endpoint"]["properties"]).retain(|key, _| !LOGIN.contains(&&**key));
-    for name in ["Window", "Counters", "Endpoint"] {
+    for name in ["Window", "Counters", "Endpoint", "Deadlines"] {
         values["definitions"][name] = config["definitions"][name].take();
     }
     for key in ["check_interval", "counters", "quota"] {

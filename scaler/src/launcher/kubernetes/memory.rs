@@ -10,17 +10,21 @@ use k8s_openapi::api::{
 use super::{
     ending::ending,
     names::{CONTROLLER, Identity},
-    phase::{self, Said, Seen, finished, has_ended, is_scheduled, pod_phase, stamp, was_ready},
+    phase::{self, Seen, finished, has_ended, is_scheduled, pod_phase, stamp, was_ready},
+    said::{self, Said},
 };
 use crate::{
-    policy::{Ending, Phase, Worker},
+    policy::{Ending, PendingCause, Phase, Worker},
     time::Time,
 };
 
-/// What has no pod or no node after this long may be refused one: its Events are looked at …
+/// What gets no further for this long may be refused what it needs: its Events are looked at …
 const EVENTS_AFTER: Duration = Duration::from_secs(3);
 /// … and again after this.
 const EVENTS_CADENCE: Duration = Duration::from_secs(5);
+
+/// Of so many objects Events are asked for in one look, however many workers are stuck.
+const EVENTS_AT_ONCE: usize = 2;
 
 /// The pod of a worker that is not ready yet is looked at this often, even if its Job tells nothing new.
 const PENDING_CADENCE: Duration = Duration::from_secs(2);
@@ -49,6 +53,9 @@ struct Known {
     said: Option<Said>,
     /// When Events were last asked for, and about what.
     asked: Option<(Time, String)>,
+    /// Why it was not ready on its node at the last look, and since when: the pod tells only since when it has
+    /// its node.
+    cause: Option<(PendingCause, Time)>,
     /// Drawn up once: the pod may go before its Job does.
     ending: Option<Ending>,
 }
@@ -115,19 +122,30 @@ impl Memory {
         }
     }
 
-    /// Jobs, by uid, and the object of each whose Events are to be asked for: the Job or its pod.
+    /// Jobs, by uid, and the object of each whose Events are to be asked for: the Job or its pod. Those that were
+    /// not asked for longest come first, and the others next time.
     pub(super) fn silent(&self, now: Time) -> Vec<(String, String)> {
-        let about = |(uid, known): (&String, &Known)| Some((uid.clone(), known.silent(uid, now)?));
-        self.jobs.iter().filter_map(about).collect()
+        let about = |(uid, known): (&String, &Known)| {
+            let asked = known.asked.as_ref().map(|(at, _)| *at);
+            Some((asked, uid.clone(), known.silent(uid, now)?))
+        };
+        let mut silent: Vec<_> = self.jobs.iter().filter_map(about).collect();
+        silent.sort();
+        silent.into_iter().take(EVENTS_AT_ONCE).map(|(_, uid, object)| (uid, object)).collect()
     }
 
     /// Takes in the Events on `object`, which the Job `uid` is or has; none where they could not be read.
-    pub(super) fn take_events(&mut self, uid: &str, object: String, events: &[Event], now: Time) {
-        if let Some(known) = self.jobs.get_mut(uid) {
-            let is_job = object == uid;
-            known.said = if is_job { phase::refusal(events, now) } else { phase::scale_up(events, now) };
-            known.asked = Some((now, object));
+    pub(super) fn take_events(&mut self, uid: &str, object: String, events: Option<&[Event]>, now: Time) {
+        let Some(known) = self.jobs.get_mut(uid) else { return };
+        if let Some(events) = events {
+            known.said = match known.pod.as_ref().filter(|_| object != uid) {
+                None => said::of_creation(events, now),
+                Some(pod) if is_scheduled(pod) => said::of_preparing(events, now),
+                Some(pod) => said::of_placing(events, pod, now),
+            };
+            known.note_cause(now);
         }
+        known.asked = Some((now, object));
     }
 
     /// The Job of this name.
@@ -182,6 +200,7 @@ impl Known {
             ready_since: None,
             said: None,
             asked: None,
+            cause: None,
             ending: None,
         }
     }
@@ -200,18 +219,38 @@ impl Known {
                 || (waits && now.since(*at) >= PENDING_CADENCE))
     }
 
-    /// The object that is stuck and whose Events are due: without a pod the Job, without a node the pod.
+    /// The object that is stuck and whose Events are due: without a pod the Job, else the pod.
     fn silent(&self, uid: &str, now: Time) -> Option<String> {
-        let object = match &self.pod {
-            None => &self.job.metadata,
-            Some(pod) if self.listed && !is_scheduled(pod) => &pod.metadata,
-            Some(_) => return None,
+        let Phase::Pending { started: false, cause, since, .. } = self.phase(now) else { return None };
+        let (object, waits_since) = match &self.pod {
+            None => (&self.job.metadata, stamp(self.job.metadata.creation_timestamp.as_ref(), now)),
+            Some(_) if !self.listed => return None,
+            Some(pod) if !is_scheduled(pod) => {
+                (&pod.metadata, stamp(pod.metadata.creation_timestamp.as_ref(), now))
+            }
+            // Of others the pod tells enough.
+            Some(pod) => {
+                use PendingCause::{Network, Starting, Volumes};
+                let unclear = self.said.is_some() || matches!(cause, Starting | Volumes | Network);
+                (&pod.metadata, unclear.then_some(since)?)
+            }
         };
         let name = object.uid.clone().unwrap_or_else(|| uid.to_owned());
-        let waits = now.since(stamp(object.creation_timestamp.as_ref(), now)) >= EVENTS_AFTER
-            && matches!(self.phase(now), Phase::Pending { .. });
         let recent = |(at, asked): &(Time, String)| *asked == name && now.since(*at) < EVENTS_CADENCE;
-        (waits && !self.asked.as_ref().is_some_and(recent)).then_some(name)
+        let is_due = now.since(waits_since) >= EVENTS_AFTER && !self.asked.as_ref().is_some_and(recent);
+        is_due.then_some(name)
+    }
+
+    /// Notes why it is not ready, for as long as that stays so.
+    fn note_cause(&mut self, now: Time) {
+        let Some(Phase::Pending { cause, since, .. }) = self.seen(now) else { return };
+        // Before it has a node, pod and Events tell since when.
+        self.cause = match self.cause {
+            _ if cause.is_placing() => None,
+            Some((before, since)) if before == cause => Some((cause, since)),
+            Some(_) => Some((cause, since.max(now))),
+            None => Some((cause, since)),
+        };
     }
 
     fn look(&mut self, pod: Option<Pod>, now: Time) {
@@ -223,7 +262,12 @@ impl Known {
             if self.pod.is_none() {
                 self.said = None;
             }
+            // Nor, with a node, what was said about finding one.
+            if is_scheduled(&pod) && !self.pod.as_ref().is_some_and(is_scheduled) {
+                self.said = None;
+            }
             self.pod = Some(pod);
+            self.note_cause(now);
         }
         if self.ending.is_none() && self.seen(now).is_none() {
             self.ending = Some(ending(&self.job, self.pod.as_ref(), self.listed, now));
@@ -243,10 +287,16 @@ impl Known {
     }
 
     fn phase(&self, now: Time) -> Phase {
-        match &self.ending {
-            Some(ending) => Phase::Finished(ending.clone()),
+        if let Some(ending) = &self.ending {
+            return Phase::Finished(ending.clone());
+        }
+        match (self.seen(now), self.cause) {
+            (Some(Phase::Pending { started, cause, detail, .. }), Some((noted, since))) if noted == cause => {
+                Phase::Pending { started, cause, since, detail }
+            }
+            (Some(phase), _) => phase,
             // Finished since the last look at its pod: the next one draws up its end.
-            None => self.seen(now).unwrap_or(Phase::Draining),
+            (None, _) => Phase::Draining,
         }
     }
 }

@@ -3,10 +3,12 @@
 //! Routine looks ask for the Jobs only; pods and Events are asked for where a Job does not tell enough
 //! ([`memory`]). What is about to start workers asks for Jobs and pods afresh.
 
+mod cause;
 mod ending;
 mod memory;
 mod names;
 mod phase;
+mod said;
 mod template;
 
 use std::{
@@ -195,12 +197,12 @@ impl Launcher for KubernetesLauncher {
         let silent = if look == Look::Routine { self.memory().silent(now) } else { Vec::new() };
         for (uid, object) in silent {
             let about = ListParams::default().fields(&format!("involvedObject.uid={object}"));
-            // Without Events the cause is unknown, nothing else.
-            let events = self.cluster.list::<Event>("list events", &about).await.unwrap_or_else(|error| {
-                tracing::debug!(error = %chain(&error), "events cannot be read");
-                Vec::new()
+            // Without Events the cause may be unknown, nothing else.
+            let events = self.cluster.list::<Event>("list events", &about).await;
+            let events = events.inspect_err(|error| {
+                tracing::debug!(error = %chain(error), "events cannot be read");
             });
-            self.memory().take_events(&uid, object, &events, now);
+            self.memory().take_events(&uid, object, events.ok().as_deref(), now);
         }
         Ok(self.memory().workers(now))
     }

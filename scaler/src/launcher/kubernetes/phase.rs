@@ -5,12 +5,12 @@ use std::time::Duration;
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobCondition},
-        core::v1::{ContainerState, ContainerStatus, Event, Pod, PodCondition},
+        core::v1::{ContainerState, ContainerStatus, Pod, PodCondition},
     },
     apimachinery::pkg::apis::meta::v1::Time as ApiTime,
 };
 
-use super::names::intended_at;
+use super::{cause::cause, names::intended_at, said::Said};
 use crate::{
     policy::{PendingCause, Phase},
     time::Time,
@@ -33,16 +33,8 @@ pub(super) struct Seen<'a> {
     pub(super) lost_pod: bool,
     /// Since when it was ready, if it ever was: once ready it stays so here.
     pub(super) ready_since: Option<Time>,
-    /// What Events say about it, if it has no pod or its pod no node.
+    /// What Events say about it.
     pub(super) said: Option<&'a Said>,
-}
-
-/// What Events say about a worker that gets no further.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Said {
-    pub(super) cause: PendingCause,
-    pub(super) since: Time,
-    pub(super) detail: String,
 }
 
 /// Where the worker is. `None`: its Job is finished, so its end is to be drawn up.
@@ -84,7 +76,7 @@ pub(super) fn pod_phase(pod: &Pod, ready_since: Option<Time>, said: Option<&Said
     if let Some(since) = ready_since.or_else(|| was_ready(pod, now)) {
         return Phase::Ready { since };
     }
-    let (cause, since, detail) = pending(pod, said, now);
+    let (cause, since, detail) = cause(pod, said, now);
     Phase::Pending { started: has_started(pod), cause, since, detail }
 }
 
@@ -105,12 +97,21 @@ pub(super) fn was_ready(pod: &Pod, now: Time) -> Option<Time> {
 /// in which only this has run holds no message: else an image that cannot be pulled would never be given up.
 const INSTALLS: &str = "mayfly-install";
 
-/// Whether any container of the pod, init containers included, ever started.
+/// Whether any container of the pod, init containers included, ever started. One that only crashed before the
+/// worker's could run does not count: no message can be held by then, and it would never be given up.
 pub(super) fn has_started(pod: &Pod) -> bool {
     let ran = |state: Option<&ContainerState>| {
         state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     };
-    statuses(pod).filter(|status| status.name != INSTALLS).any(|status| {
+    let crashes = |status: &ContainerStatus| {
+        let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+        waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff")
+    };
+    let status = pod.status.as_ref();
+    let before = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+    let own = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let before = before.iter().filter(|status| status.name != INSTALLS && !crashes(status));
+    before.chain(own).any(|status| {
         ran(status.state.as_ref()) || ran(status.last_state.as_ref()) || status.restart_count > 0
     })
 }
@@ -126,75 +127,10 @@ pub(super) fn finished(job: &Job) -> Option<&JobCondition> {
         .find(|condition| matches!(&*condition.type_, "Complete" | "Failed") && condition.status == "True")
 }
 
-/// Why the Job controller could not create the pod, from the Events on its Job.
-pub(super) fn refusal(events: &[Event], now: Time) -> Option<Said> {
-    let newest = newest(events, &["FailedCreate"])?;
-    let message = newest.message.as_deref().unwrap_or_default();
-    let says = |words: &str| message.contains(words);
-    let cause = if says("exceeded quota") {
-        PendingCause::Quota
-    } else if says("is forbidden") || says("is invalid") || says("denied the request") {
-        PendingCause::CreateRefused
-    } else {
-        // The API server was out of order, or a webhook: the controller tries again.
-        PendingCause::Creating
-    };
-    Some(Said { cause, since: since(newest, now), detail: short(message) })
-}
-
-/// Whether an autoscaler said that a node is coming, in the Events on a pod without one.
-pub(super) fn scale_up(events: &[Event], now: Time) -> Option<Said> {
-    // The cluster autoscaler's word, and Karpenter's.
-    let newest = newest(events, &["TriggeredScaleUp", "Nominated"])?;
-    let detail = short(newest.message.as_deref().unwrap_or_default());
-    Some(Said { cause: PendingCause::NodeComing, since: since(newest, now), detail })
-}
-
 /// When a launch was decided: its annotation, else when the Job was made.
 pub(super) fn launched(job: &Job, now: Time) -> Time {
     intended_at(&job.metadata)
         .map_or_else(|| stamp(job.metadata.creation_timestamp.as_ref(), now), |at| at.min(now))
-}
-
-fn pending(pod: &Pod, said: Option<&Said>, now: Time) -> (PendingCause, Time, Option<String>) {
-    let created = stamp(pod.metadata.creation_timestamp.as_ref(), now);
-    let scheduled = condition(pod, "PodScheduled");
-    let turned = scheduled.map_or(created, |condition| stamp(condition.last_transition_time.as_ref(), now));
-    if !is_scheduled(pod) {
-        if let Some(Said { cause, since, detail }) = said {
-            return (*cause, *since, Some(detail.clone()));
-        }
-        let refused = scheduled.filter(|condition| condition.status == "False");
-        let Some(condition) = refused else { return (PendingCause::Creating, created, None) };
-        let detail = condition.message.as_deref().or(condition.reason.as_deref()).map(short);
-        return (PendingCause::NoRoom, turned, detail);
-    }
-    for status in statuses(pod) {
-        let Some(waiting) = status.state.as_ref().and_then(|state| state.waiting.as_ref()) else { continue };
-        let reason = waiting.reason.as_deref().unwrap_or_default();
-        let cause = match reason {
-            "ErrImagePull" | "ImagePullBackOff" => PendingCause::ImagePull,
-            "InvalidImageName" | "ErrImageNeverPull" | "SignatureValidationFailed" => PendingCause::BadImage,
-            "CreateContainerConfigError" | "ImageInspectError" => PendingCause::BadConfiguration,
-            "" | "ContainerCreating" | "PodInitializing" => continue,
-            _ => PendingCause::Starting,
-        };
-        let message = waiting.message.as_deref().unwrap_or_default();
-        let image = if message.contains(&status.image) { "" } else { &*status.image };
-        let words = [reason, image, message].into_iter().filter(|word| !word.is_empty());
-        return (cause, turned, Some(short(&words.collect::<Vec<_>>().join(" "))));
-    }
-    let worker = worker_status(pod).and_then(|status| status.state.as_ref());
-    if let Some(running) = worker.and_then(|state| state.running.as_ref()) {
-        return (PendingCause::NotReady, stamp(running.started_at.as_ref(), now), None);
-    }
-    // With the sandbox there and no init container to wait for, what is left is the image.
-    let sandbox = condition(pod, "PodReadyToStartContainers").is_some_and(|ready| ready.status == "True");
-    let creating = worker
-        .and_then(|state| state.waiting.as_ref())
-        .is_some_and(|waiting| waiting.reason.as_deref() == Some("ContainerCreating"));
-    let cause = if sandbox && creating { PendingCause::Pulling } else { PendingCause::Starting };
-    (cause, turned, None)
 }
 
 /// The node controller turns the pod's readiness off when it hears no more of the node; only the kubelet,
@@ -266,22 +202,6 @@ pub(super) fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
     let first = pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|first| &*first.name);
     let named = |name: &str| containers.iter().find(|status| status.name == name);
     named("worker").or_else(|| named(first?)).or_else(|| containers.first())
-}
-
-fn newest<'a>(events: &'a [Event], reasons: &[&str]) -> Option<&'a Event> {
-    let is_about = |event: &&Event| event.reason.as_deref().is_some_and(|reason| reasons.contains(&reason));
-    events.iter().filter(is_about).max_by_key(|event| event_time(event))
-}
-
-fn since(event: &Event, now: Time) -> Time {
-    let precise = event.event_time.as_ref().map(|time| ApiTime(time.0));
-    stamp(event.first_timestamp.as_ref().or(precise.as_ref()), now)
-}
-
-fn event_time(event: &Event) -> Option<ApiTime> {
-    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref());
-    let precise = series.or(event.event_time.as_ref()).map(|time| ApiTime(time.0));
-    event.last_timestamp.clone().max(precise)
 }
 
 /// A stamp of the cluster in policy time, never in the future; now if there is none.

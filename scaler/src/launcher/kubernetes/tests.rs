@@ -4,6 +4,7 @@
 mod endings;
 mod memory;
 mod phases;
+mod rows;
 mod template;
 
 use k8s_openapi::api::{

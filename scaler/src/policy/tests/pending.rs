@@ -3,7 +3,7 @@
 use super::{super::*, scene::*};
 use crate::config::PoolConfig;
 
-const ALL: [PendingCause; 13] = [
+const ALL: [PendingCause; 24] = [
     PendingCause::Intended,
     PendingCause::Creating,
     PendingCause::Suspended,
@@ -11,11 +11,22 @@ const ALL: [PendingCause; 13] = [
     PendingCause::CreateRefused,
     PendingCause::NodeComing,
     PendingCause::NoRoom,
+    PendingCause::NodesAtLimit,
+    PendingCause::NodesRefused,
+    PendingCause::Misfit,
+    PendingCause::Gated,
+    PendingCause::SchedulerError,
+    PendingCause::Preempting,
     PendingCause::Starting,
+    PendingCause::Volumes,
+    PendingCause::Network,
     PendingCause::Pulling,
+    PendingCause::Initializing,
     PendingCause::ImagePull,
     PendingCause::BadImage,
     PendingCause::BadConfiguration,
+    PendingCause::RuntimeError,
+    PendingCause::CrashLoop,
     PendingCause::NotReady,
 ];
 
@@ -52,26 +63,62 @@ fn each_cause_has_its_own_patience() {
         (PendingCause::CreateRefused, Fail, None),
         (PendingCause::NodeComing, Wait, Some((1200, Hold))),
         (PendingCause::NoRoom, Wait, Some((300, Hold))),
+        (PendingCause::NodesAtLimit, Hold, None),
+        (PendingCause::NodesRefused, Hold, None),
+        (PendingCause::Misfit, Wait, Some((120, Fail))),
+        (PendingCause::Gated, Wait, None),
+        (PendingCause::SchedulerError, Wait, Some((300, Fail))),
+        (PendingCause::Preempting, Wait, Some((300, Hold))),
         (PendingCause::Starting, Wait, Some((300, Fail))),
+        (PendingCause::Volumes, Wait, Some((180, Fail))),
+        (PendingCause::Network, Wait, Some((180, Fail))),
         (PendingCause::Pulling, Wait, Some((900, Fail))),
+        (PendingCause::Initializing, Wait, Some((300, Fail))),
         (PendingCause::ImagePull, Wait, Some((300, Fail))),
         (PendingCause::BadImage, Fail, None),
         (PendingCause::BadConfiguration, Wait, Some((30, Fail))),
+        (PendingCause::RuntimeError, Wait, Some((120, Fail))),
+        (PendingCause::CrashLoop, Fail, None),
         (PendingCause::NotReady, Wait, None),
     ];
+    let action = |cause: PendingCause, waited: u64| cause.action(seconds(waited), &Deadlines::default());
     assert_eq!(table.map(|(cause, ..)| cause), ALL);
     for (cause, at_once, later) in table {
-        assert_eq!(cause.action(seconds(0)), at_once, "{cause:?} at once");
+        assert_eq!(action(cause, 0), at_once, "{cause:?} at once");
         let (limit, then) = later.unwrap_or((1_000_000, at_once));
-        assert_eq!(cause.action(seconds(limit - 1)), at_once, "{cause:?} before {limit} s");
-        assert_eq!(cause.action(seconds(limit)), then, "{cause:?} after {limit} s");
+        assert_eq!(action(cause, limit - 1), at_once, "{cause:?} before {limit} s");
+        assert_eq!(action(cause, limit), then, "{cause:?} after {limit} s");
+    }
+}
+
+#[test]
+fn a_pools_own_deadlines_are_those_that_count() {
+    let patient = || {
+        let deadlines = Deadlines { no_room: seconds(600), runtime: seconds(600), ..Deadlines::default() };
+        PoolConfig { deadlines, scale_increment: 5, ..pool("p") }
+    };
+    let beside = |worker: Worker| Scene { pool: patient(), ..Scene::with_workers([worker]) };
+    check(vec![
+        ("not yet", beside(stuck(1, PendingCause::NoRoom, 599)), launches([1, 2, 3, 4], DEPTH)),
+        ("by then", beside(stuck(1, PendingCause::NoRoom, 600)), at_capacity(PendingCause::NoRoom)),
+    ]);
+    for (waited, failures) in [(599, 0), (600, 1)] {
+        let mut record = StateRecord::new(ago(10_000));
+        record.pool_mut("p").next_serial = 2;
+        let workers = [stuck(1, PendingCause::RuntimeError, waited)];
+        let judged = judge(&record, &workers, &config(vec![patient()]), NOW).record;
+        assert_eq!(judged.pool("p").failures.count, failures, "{waited} s");
     }
 }
 
 #[test]
 fn what_has_started_is_waited_for_whatever_its_state() {
     for cause in ALL {
-        assert_eq!(pending(true, cause, ago(100_000)).action(NOW), Action::Wait, "{cause:?}");
+        assert_eq!(
+            pending(true, cause, ago(100_000)).action(NOW, &Deadlines::default()),
+            Action::Wait,
+            "{cause:?}"
+        );
         let started = worker(1, pending(true, cause, ago(100_000)));
         assert!(!started.is_removable(NOW), "{cause:?}");
         let (state, verdicts) = judged(PoolState::default(), &[started]);

@@ -60,7 +60,7 @@ impl World {
         let no_room = |worker: &&Worker| {
             worker.pool == pool.name
                 && !state.has_given_up(worker)
-                && worker.phase.action(time) == Action::Hold
+                && worker.phase.action(time, &Deadlines::default()) == Action::Hold
         };
         let probe = observation.workers.known().into_iter().flatten().find(no_room);
         prop_assert!(probe.is_none(), "launched beside {probe:?}");

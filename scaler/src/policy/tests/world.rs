@@ -192,7 +192,7 @@ impl World {
                     |job: &&mut Job| matches!(job.worker.phase, Phase::Pending { started: false, .. });
                 if let Some(job) = self.jobs.iter_mut().filter(unstarted).nth(usize::from(index % 2)) {
                     job.worker.phase = pending(false, cause, time);
-                    let gets_room = job.worker.phase.action(time) != Action::Fail;
+                    let gets_room = job.worker.phase.action(time, &Deadlines::default()) != Action::Fail;
                     job.next = if gets_room { now + ROOM } else { u64::MAX };
                 }
             }

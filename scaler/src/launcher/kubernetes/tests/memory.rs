@@ -137,7 +137,7 @@ fn events_are_asked_for_where_a_job_has_no_pod_or_a_pod_no_node() {
     let asked = |object: &str| vec![("job-7".to_owned(), object.to_owned())];
     assert_eq!(memory.silent(later(1)), asked("job-7"));
     let refused = [event("FailedCreate", "pods is forbidden: exceeded quota: q", 1)];
-    memory.take_events("job-7", "job-7".to_owned(), &refused, later(1));
+    memory.take_events("job-7", "job-7".to_owned(), Some(&refused), later(1));
     let cause = |memory: &Memory| match only(memory, later(1)).phase {
         Phase::Pending { cause, .. } => Some(cause),
         _ => None,
@@ -151,7 +151,7 @@ fn events_are_asked_for_where_a_job_has_no_pod_or_a_pod_no_node() {
     memory.take_pods(vec![unscheduled], later(1));
     assert_eq!(cause(&memory), Some(PendingCause::NoRoom));
     assert_eq!(memory.silent(later(1)), asked("pod-7"));
-    memory.take_events("job-7", "pod-7".to_owned(), &[event("TriggeredScaleUp", "x", 1)], later(1));
+    memory.take_events("job-7", "pod-7".to_owned(), Some(&[event("TriggeredScaleUp", "x", 1)]), later(1));
     assert_eq!(cause(&memory), Some(PendingCause::NodeComing));
     memory.take_pods(vec![ready_pod()], later(1));
     assert!(memory.silent(later(1000)).is_empty(), "it has a node");

@@ -1,9 +1,9 @@
-//! Rows of facts/kubernetes A2, as Job and pod show them.
+//! Where a worker is in its life, as Job and pod show it.
 
 use serde_json::json;
 
 use super::{
-    super::phase::{Said, Seen, has_started, phase, refusal, scale_up, waited_for_node},
+    super::phase::{Seen, has_started, phase, waited_for_node},
     *,
 };
 use crate::policy::{PendingCause, Phase};
@@ -48,103 +48,6 @@ fn a_pod_that_found_no_room_at_first_waited_for_a_node() {
 }
 
 #[test]
-fn a_pod_that_is_not_ready_yet_tells_why() {
-    let on_node = ("PodScheduled", "True", 45);
-    let sandbox = ("PodReadyToStartContainers", "True", 44);
-    let init = |state| {
-        pod(json!({ "status": {
-            "conditions": [{ "type": "PodScheduled", "status": "True", "lastTransitionTime": ago(45) }],
-            "initContainerStatuses": [container("fetch", state)],
-            "containerStatuses": [waiting("PodInitializing", "")],
-        } }))
-    };
-    let table = vec![
-        (
-            "just created",
-            pod(json!({ "spec": { "nodeName": null } })),
-            pending(false, PendingCause::Creating, 58, None),
-        ),
-        ("row 7: no room now", unscheduled(), pending(false, PendingCause::NoRoom, 50, Some(UNSCHEDULED))),
-        (
-            "row 17: scheduled, nothing heard yet",
-            pod_in("Pending", &[on_node], Value::Null),
-            pending(false, PendingCause::Starting, 45, None),
-        ),
-        (
-            "row 17: volumes or network",
-            pod_in("Pending", &[on_node], waiting("ContainerCreating", "")),
-            pending(false, PendingCause::Starting, 45, None),
-        ),
-        (
-            "row 18: the image is being pulled",
-            pod_in("Pending", &[on_node, sandbox], waiting("ContainerCreating", "")),
-            pending(false, PendingCause::Pulling, 45, None),
-        ),
-        (
-            "row 19: an init container runs",
-            init(json!({ "running": { "startedAt": ago(40) } })),
-            pending(true, PendingCause::Starting, 45, None),
-        ),
-        (
-            "an init container's image cannot be pulled",
-            init(json!({ "waiting": { "reason": "ErrImagePull", "message": "not found" } })),
-            pending(false, PendingCause::ImagePull, 45, Some("ErrImagePull mayfly-worker:1 not found")),
-        ),
-        (
-            "row 20: the registry refuses",
-            pod_in(
-                "Pending",
-                &[on_node],
-                waiting("ImagePullBackOff", "Back-off pulling image \"mayfly-worker:1\""),
-            ),
-            pending(
-                false,
-                PendingCause::ImagePull,
-                45,
-                Some("ImagePullBackOff Back-off pulling image \"mayfly-worker:1\""),
-            ),
-        ),
-        (
-            "row 21: no such image, ever",
-            pod_in("Pending", &[on_node], waiting("ErrImageNeverPull", "")),
-            pending(false, PendingCause::BadImage, 45, Some("ErrImageNeverPull mayfly-worker:1")),
-        ),
-        (
-            "row 21: a Secret is missing",
-            pod_in(
-                "Pending",
-                &[on_node, sandbox],
-                waiting("CreateContainerConfigError", "secret \"x\" not found"),
-            ),
-            pending(
-                false,
-                PendingCause::BadConfiguration,
-                45,
-                Some("CreateContainerConfigError mayfly-worker:1 secret \"x\" not found"),
-            ),
-        ),
-        (
-            "row 22: the runtime's trouble",
-            pod_in("Pending", &[on_node], waiting("CreateContainerError", "context deadline exceeded")),
-            pending(
-                false,
-                PendingCause::Starting,
-                45,
-                Some("CreateContainerError mayfly-worker:1 context deadline exceeded"),
-            ),
-        ),
-        (
-            "row 26: it runs",
-            pod_in("Running", &[on_node, ("Ready", "False", 45)], running()),
-            pending(true, PendingCause::NotReady, 40, None),
-        ),
-    ];
-    for (name, pod, expected) in table {
-        assert_eq!(with(&pod), expected, "{name}");
-    }
-}
-
-#[test]
 fn once_ready_a_worker_stays_ready() {
     let ready = pod_in("Running", &[("Ready", "True", 20), ("ContainersReady", "True", 20)], running());
     assert_eq!(with(&ready), Some(Phase::Ready { since: at(20) }));
@@ -180,66 +83,6 @@ fn a_lost_node_is_told_from_a_worker_that_is_not_ready() {
     assert_eq!(with(&deleted(59, true)), Some(Phase::Draining));
     assert_eq!(with(&deleted(60, true)), Some(Phase::Lost), "it hangs");
     assert_eq!(with(&deleted(600, false)), Some(Phase::Draining), "nothing but bookkeeping is late");
-}
-
-#[test]
-fn a_job_without_a_pod_tells_what_its_events_say() {
-    let table = [
-        (
-            "row 5: quota",
-            "Error creating: pods \"x-\" is forbidden: exceeded quota: q, requested: pods=1",
-            PendingCause::Quota,
-        ),
-        (
-            "row 6: pod security",
-            "Error creating: pods \"x-\" is forbidden: violates PodSecurity \"restricted:latest\": …",
-            PendingCause::CreateRefused,
-        ),
-        (
-            "row 6: service account",
-            "Error creating: pods \"x-\" is forbidden: error looking up service account work/worker: \
-             serviceaccount \"worker\" not found",
-            PendingCause::CreateRefused,
-        ),
-        (
-            "row 6: webhook",
-            "Error creating: admission webhook \"w\" denied the request: no",
-            PendingCause::CreateRefused,
-        ),
-        ("trouble that passes", "Error creating: Internal error occurred: timeout", PendingCause::Creating),
-    ];
-    let job = job(json!({}));
-    for (name, message, cause) in table {
-        let said = refusal(&[event("FailedCreate", message, 20)], NOW);
-        assert_eq!(said, Some(Said { cause, since: at(20), detail: message.to_owned() }), "{name}");
-        let seen = Seen { said: said.as_ref(), ..bare(&job) };
-        assert_eq!(phase(seen, NOW), pending(false, cause, 20, Some(message)), "{name}");
-    }
-    assert_eq!(phase(bare(&job), NOW), pending(false, PendingCause::Creating, 59, None), "nothing said");
-    let both = [
-        event("FailedCreate", "pods is forbidden: exceeded quota", 20),
-        event("FailedCreate", "timeout", 5),
-        event("Other", "", 1),
-    ];
-    assert_eq!(refusal(&both, NOW).unwrap().cause, PendingCause::Creating, "the newest counts");
-    assert_eq!(refusal(&[event("SuccessfulCreate", "is forbidden", 1)], NOW), None);
-}
-
-#[test]
-fn an_autoscalers_word_makes_a_missing_node_a_coming_one() {
-    let promised =
-        scale_up(&[event("TriggeredScaleUp", "pod triggered scale-up: [{a 0->1 (max: 3)}]", 9)], NOW);
-    let job = job(json!({}));
-    let pod = unscheduled();
-    let seen = Seen { pod: Some(&pod), said: promised.as_ref(), ..bare(&job) };
-    let words = "pod triggered scale-up: [{a 0->1 (max: 3)}]";
-    assert_eq!(phase(seen, NOW), pending(false, PendingCause::NodeComing, 9, Some(words)));
-    assert!(scale_up(&[event("Nominated", "Pod should schedule on: node/x", 9)], NOW).is_some());
-    assert_eq!(scale_up(&[event("FailedScheduling", UNSCHEDULED, 9)], NOW), None);
-    // Once it has a node that word is history.
-    let scheduled = pod_in("Pending", &[("PodScheduled", "True", 5)], Value::Null);
-    let seen = Seen { pod: Some(&scheduled), ..seen };
-    assert_eq!(phase(seen, NOW), pending(false, PendingCause::Starting, 5, None));
 }
 
 #[test]
