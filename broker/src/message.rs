@@ -86,15 +86,15 @@ type WithText = fn(BasicProperties, ShortString) -> BasicProperties;
 // === impl Message ===
 
 impl Message {
-    /// Its `message_id` property; `None` also for one that was no UTF-8: what is left of it may be the same for
-    /// different messages, so it tells nobody which one this is.
+    /// Its `message_id` property; `None` also for an empty one, and for one that was no UTF-8: what is left of it
+    /// may be the same for different messages, so it tells nobody which one this is.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.any_id().filter(|id| !id.contains(SUBSTITUTE))
     }
 
     fn any_id(&self) -> Option<&str> {
-        self.properties.message_id().as_ref().map(ShortString::as_str)
+        self.properties.message_id().as_ref().map(ShortString::as_str).filter(|id| !id.is_empty())
     }
 
     /// A header of its own, where that is text.
@@ -403,6 +403,7 @@ mod tests {
     fn an_id_that_is_no_utf8_is_none_and_what_is_left_of_it_is_kept_for_people() {
         let original = message(BasicProperties::default().with_message_id("id-\u{1a}".into()));
         assert_eq!(original.id(), None);
+        assert_eq!(message(BasicProperties::default().with_message_id("".into())).id(), None);
         let copies = [0, 1].map(|_| original.forward("q", BTreeMap::new()));
         assert_ne!(copies[0].message_id, copies[1].message_id);
         for copy in copies {
