@@ -100,12 +100,7 @@ impl Message {
     /// A header of its own, where that is text.
     #[must_use]
     pub fn text_header(&self, name: &str) -> Option<String> {
-        let headers = self.properties.headers().as_ref()?;
-        match headers.inner().get(name)? {
-            AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
-            AMQPValue::ShortString(text) => Some(text.to_string()),
-            _ => None,
-        }
+        text_header(&self.properties, name)
     }
 
     /// Its `content_type` property.
@@ -230,6 +225,12 @@ impl Outgoing {
     pub fn count(&self, name: &str) -> Option<u32> {
         count(&self.properties, name)
     }
+
+    /// The header `name`, where that is text.
+    #[must_use]
+    pub fn text_header(&self, name: &str) -> Option<String> {
+        text_header(&self.properties, name)
+    }
 }
 
 // === impl Header ===
@@ -265,6 +266,14 @@ fn cut(mut text: String) -> ShortString {
 
 fn new_id() -> String {
     Uuid::now_v7().to_string()
+}
+
+fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
+    match properties.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
 }
 
 fn count(properties: &BasicProperties, name: &str) -> Option<u32> {

@@ -400,7 +400,14 @@ impl Tenure {
 
 #[cfg(test)]
 mod tests {
+    use lapin::{
+        BasicProperties,
+        message::Delivery,
+        types::{AMQPValue, FieldTable},
+    };
+
     use super::*;
+    use crate::ledger::LedgerUrl;
 
     /// Asks for a renewal at every moment that the tenure names; `answers` says whether each is heard.
     fn last_sure_moment(lease: Duration, answers: &[bool]) -> (Duration, Duration) {
@@ -421,6 +428,46 @@ mod tests {
             }
         }
         (tenure.ends_at() - begun, renewed_at - begun)
+    }
+
+    fn message(id: Option<&str>, order: Option<&str>) -> Message {
+        let mut properties = BasicProperties::default();
+        if let Some(id) = id {
+            properties = properties.with_message_id(id.into());
+        }
+        if let Some(order) = order {
+            let mut headers = FieldTable::default();
+            headers.insert("x-order".into(), AMQPValue::LongString(order.into()));
+            properties = properties.with_headers(headers);
+        }
+        let mut delivery = Delivery::mock(1, "".into(), "q".into(), false, Vec::new());
+        delivery.properties = properties;
+        Message::from(delivery)
+    }
+
+    #[test]
+    fn a_message_is_known_by_the_header_that_was_named_or_else_by_its_id() {
+        let url = "redis://localhost".parse::<LedgerUrl>().unwrap();
+        let options = LedgerOptions { id_header: Some("x-order".to_owned()), ..LedgerOptions::new(url) };
+        let named = Custody::new(&options, "worker", "/", "q");
+        let plain = Custody::new(&LedgerOptions { id_header: None, ..options }, "worker", "/", "q");
+        let cases = [
+            ((Some("id"), Some("order")), Some("order"), Some("id")),
+            ((Some("id"), None), Some("id"), Some("id")),
+            ((Some("id"), Some("")), Some("id"), Some("id")),
+            ((None, Some("order")), Some("order"), None),
+            ((Some("\u{1a}"), Some("order")), Some("order"), None),
+            ((Some(""), None), None, None),
+        ];
+        for ((id, order), by_header, by_id) in cases {
+            let message = message(id, order);
+            let known = |custody: &Custody| custody.key(&message).map(|key| key.id);
+            assert_eq!(
+                (known(&named).as_deref(), known(&plain).as_deref()),
+                (by_header, by_id),
+                "{id:?} {order:?}"
+            );
+        }
     }
 
     proptest::proptest! {

@@ -130,6 +130,44 @@ fn a_quarantine_queue_takes_what_brought_down_its_workers_and_counts_anew() {
 }
 
 #[test]
+fn what_is_written_on_a_message_tells_people_why_it_is_where_it_is() {
+    let written = |route| {
+        let Route::Forward(Forward { message, reason, .. }) = route else { panic!("{route:?}") };
+        assert_eq!(message.text_header(header::ERROR), Some(reason.clone()));
+        (message.queue.clone(), message.text_header(header::REASON), reason)
+    };
+    let told = |queue: &str, why: Option<&str>, reason: &str| {
+        (queue.to_owned(), why.map(str::to_owned), reason.to_owned())
+    };
+    let cases = [
+        (begun(0), retry(), CALM, told("q.retry.5s", None, "exit code 1")),
+        (begun(2), retry(), CALM, told("q.dead", Some("attempts"), "exit code 1")),
+        (begun(0), reject(), CALM, told("q.dead", Some("rejected"), "exit code 65")),
+        (begun(0), reject(), BRAKED, told("q.retry.10m", None, "exit code 65")),
+        (begun(0), crash(), CALM, told("q.suspect", None, "killed by signal 9")),
+        (
+            message(false, &[(header::DEATHS, 2)]),
+            crash(),
+            ALONE,
+            told("q.dead", Some("suspect"), "killed by signal 9"),
+        ),
+    ];
+    for (message, outcome, place, expected) in cases {
+        assert_eq!(written(routes().after(&message, outcome, place)), expected);
+    }
+}
+
+#[test]
+fn what_somebody_else_works_on_waits_where_it_comes_back_from_and_nothing_is_counted() {
+    let message = message(false, &[(header::ATTEMPT, 1), (header::DEATHS, 2)]);
+    let deferred = |course| routes().deferred(&message, course).map(told);
+    assert_eq!(deferred(Course::Queue), Some(to("q.retry.5s", Verdict::Deferred, 1, 2)));
+    assert_eq!(deferred(Course::Suspects), Some(to("q.suspect", Verdict::Deferred, 1, 2)));
+    let back = routes().back_to_suspects(&message);
+    assert_eq!((back.queue.as_str(), back.count(header::DEATHS)), ("q.suspect", Some(2)));
+}
+
+#[test]
 fn a_reason_is_one_line_of_bounded_length() {
     let line = bounded(&"\u{1F980}\n".repeat(1000));
     assert!(line.len() <= REASON_LIMIT && !line.contains('\n'));
