@@ -1,6 +1,6 @@
 //! What must never happen in a [`World`].
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use proptest::{prelude::*, test_runner::TestCaseError};
 
@@ -38,6 +38,31 @@ impl World {
         }
         let quota = self.config.quota.unwrap_or(u32::MAX);
         prop_assert!(all <= quota, "{all} workers, the quota is {quota}, at {}", self.now);
+        Ok(())
+    }
+
+    /// No decision rests on what is not known, or was seen too long ago.
+    pub(super) fn check_known(
+        &self,
+        observation: &Observation,
+        decisions: &BTreeMap<String, Decision>,
+    ) -> Checked {
+        let now = self.time();
+        let fleet_is_known = observation.workers.fresh(now, LISTING_STALE_AFTER).is_ok()
+            && observation.state.fresh(now, LISTING_STALE_AFTER).is_ok();
+        for pool in &self.config.pools {
+            let decision = &decisions[&pool.name];
+            let queue = observation.queues.get(&pool.queues[0]);
+            let is_known =
+                fleet_is_known && queue.is_some_and(|queue| queue.fresh(now, DEPTH_STALE_AFTER).is_ok());
+            let holds = matches!(decision, Decision::Hold(_));
+            prop_assert!(
+                is_known || holds,
+                "{} would {decision} on unknown facts at {}",
+                pool.name,
+                self.now
+            );
+        }
         Ok(())
     }
 

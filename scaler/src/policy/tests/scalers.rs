@@ -46,6 +46,7 @@ impl World {
         let witness = std::mem::take(&mut self.witnesses[turn]);
         self.witnesses[turn] = remember(witness, &observation, &self.config);
         self.check_restart(&observation)?;
+        self.check_known(&observation, &decisions)?;
         let wants = share(decisions, &observation, &self.config)
             .values()
             .any(|decision| !matches!(decision, Decision::Hold(_)));
@@ -113,7 +114,8 @@ impl World {
         unneeded.extend(given_up.map(|worker| worker.name.clone()));
         self.take_back(&unneeded);
         // The write takes a while, in which the other scaler may act.
-        let commits = self.now + if self.now.is_multiple_of(3) { TICK } else { 0 };
+        let slow = self.is_alone || self.now.is_multiple_of(3);
+        let commits = self.now + if slow { TICK } else { 0 };
         self.scalers[turn].acting = Some(Act { expected: self.record.revision, record, posts, commits });
         self.commit(turn)
     }
