@@ -16,7 +16,7 @@ const PROCESSOR_TARGET: f64 = 1.0;
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) async fn measure(stage: &Stage, quick: bool, figures: &mut Vec<Figure>) -> Result<()> {
-    let (windows, length) = if quick { (2, Duration::from_secs(5)) } else { (4, Duration::from_secs(10)) };
+    let (windows, length) = if quick { (2, Duration::from_secs(3)) } else { (4, Duration::from_secs(10)) };
     let client = stage.node.broker().client().await?;
     client.declare("idle", Kind::Quorum).await?;
 

@@ -26,7 +26,7 @@ const CHECK_INTERVAL: f64 = 250.0;
 const TARGET: f64 = 1.1 * CHECK_INTERVAL + 100.0;
 
 pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
-    let pools = if quick { 40 } else { 200 };
+    let pools = if quick { 20 } else { 200 };
     let client = stage.node.broker().client().await?;
     let queues: Vec<String> = (0..pools).map(|number| format!("start-{number}")).collect();
     for queue in &queues {

@@ -18,7 +18,8 @@ const MEMORY_TARGET: f64 = 64.0;
 const PROCESSOR_TARGET: f64 = 5.0;
 
 pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
-    let (windows, length) = if quick { (2, Duration::from_secs(5)) } else { (4, Duration::from_secs(15)) };
+    let (windows, length) = if quick { (2, Duration::from_secs(3)) } else { (4, Duration::from_secs(15)) };
+    let looks = if quick { 5 } else { 15 };
     let client = stage.node.broker().client().await?;
     eprintln!("declaring {QUEUES} queues");
     let queues: Vec<String> = (0..QUEUES).map(|number| format!("many-{number}")).collect();
@@ -45,7 +46,7 @@ pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
     }
     // The page is large: asked for only now, as it costs the scaler something.
     let mut passes = Vec::new();
-    while passes.len() < 10 {
+    while passes.len() < looks {
         ensure!(scaler.ended()?.is_none(), "the scaler ended\n{}", scaler.log_tail());
         passes.extend(pass(&page(admin).await?));
         sleep(Duration::from_millis(1300)).await;
