@@ -140,6 +140,16 @@ mod tests {
     }
 
     #[test]
+    fn after_a_change_the_next_one_is_believed_only_to_as_many_messages_again() {
+        let mut prefetch = after(Prefetch::auto(1, None), MS);
+        assert_eq!(prefetch.adapt(NOW, true), Some(Change::Larger));
+        (1..ENOUGH).for_each(|_| prefetch.observe(100 * MS));
+        assert_eq!(prefetch.adapt(NOW + PAUSE, true), None);
+        prefetch.observe(100 * MS);
+        assert_eq!(prefetch.adapt(NOW + PAUSE, true), Some(Change::Smaller));
+    }
+
+    #[test]
     fn small_changes_and_single_messages_change_nothing() {
         let mut prefetch = after(Prefetch::auto(1, Some(5 * MS)), 6 * MS);
         assert_eq!((prefetch.adapt(NOW, true), prefetch.current()), (None, 10));
