@@ -11,6 +11,8 @@ pub const SERIAL: &str = "MAYFLY_SERIAL";
 pub const SLOT: &str = "MAYFLY_SLOT";
 /// Overrides the worker's idle limit (humantime), for warm slots.
 pub const MAX_IDLE: &str = "MAYFLY_MAX_IDLE";
+/// Messages that the worker serves at once, where the pool's configuration says so.
+pub const CONCURRENCY: &str = "MAYFLY_CONCURRENCY";
 /// Seconds of work per message as the scaler knows it (humantime).
 pub const SERVICE_TIME_HINT: &str = "MAYFLY_SERVICE_TIME_HINT";
 /// File to which the worker appends its [`StatusLine`](crate::report::StatusLine)s (process launcher).

@@ -186,6 +186,9 @@ pools:
 {{- end }}
     worker:
       template: {{ printf "%s-%s" $instance .name }}
+      {{- with .worker.concurrency }}
+      concurrency: {{ include "mayfly.scalar" . }}
+      {{- end }}
 {{- end }}
 {{- end -}}
 

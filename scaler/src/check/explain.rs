@@ -137,7 +137,7 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
             sentence("pace", pace(pool)),
         ]),
         Some(slo) => {
-            sentences.extend(by_deadline(pool, slo));
+            sentences.extend(by_deadline(pool, slo, config.counters.as_ref()));
             sentences.push(sentence("suspects", suspects(pool)));
         }
     }
@@ -165,6 +165,7 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
         let all: u32 = config.pools.iter().map(|pool| pool.weight).sum();
         sentences.push(sentence("weight", format!("{} of {all} where the quota is short", pool.weight)));
     }
+    sentences.push(sentence("one worker", one_worker(pool)));
     sentences.extend(worker(&pool.worker));
     PoolExplanation {
         pool: pool.name.clone(),
@@ -172,6 +173,15 @@ fn explain_pool(pool: &PoolConfig, config: &Config) -> PoolExplanation {
         sentences,
         warnings: warnings(pool, config),
     }
+}
+
+fn one_worker(pool: &PoolConfig) -> String {
+    let told = match &pool.worker {
+        WorkerTemplate::Process { .. } => "is told to serve",
+        WorkerTemplate::CronJob(_) => "is taken to serve",
+    };
+    let messages = if pool.concurrency == 1 { "message" } else { "messages" };
+    format!("{told} {} {messages} at once (worker.concurrency)", pool.concurrency)
 }
 
 fn worker(template: &WorkerTemplate) -> Vec<Sentence> {
@@ -203,7 +213,14 @@ fn several_queues(pool: &PoolConfig) -> String {
     )
 }
 
-fn by_deadline(pool: &PoolConfig, slo: &SloConfig) -> Vec<Sentence> {
+fn by_deadline(pool: &PoolConfig, slo: &SloConfig, counters: Option<&CountersConfig>) -> Vec<Sentence> {
+    let learning = match counters {
+        Some(CountersConfig { source: CounterSource::Prometheus, .. }) => {
+            "how long work takes, from what the broker counts, and starts, from workers; one worker at a time until \
+             a message is done"
+        }
+        _ => "how long work and starts take, from workers; one worker at a time until one has ended",
+    };
     let promises: Vec<_> = pool
         .queues
         .iter()
@@ -222,11 +239,7 @@ fn by_deadline(pool: &PoolConfig, slo: &SloConfig) -> Vec<Sentence> {
     vec![
         sentence("promise", format!("no message waits longer than {}", promises.join(", "))),
         sentence("launch", format!("as few as keep it, {start}")),
-        sentence(
-            "learning",
-            "how long work and starts take, from workers; one worker at a time until one has ended"
-                .to_owned(),
-        ),
+        sentence("learning", learning.to_owned()),
         sentence("nodes", nodes),
     ]
 }
@@ -323,6 +336,10 @@ fn warnings(pool: &PoolConfig, config: &Config) -> Vec<String> {
         WorkerTemplate::Process { command, .. } => &**command,
         WorkerTemplate::CronJob(_) => &[],
     };
+    warn(
+        command.iter().any(|word| word == "--concurrency" || word.starts_with("--concurrency=")),
+        "the command has a --concurrency of its own: say worker.concurrency instead, by which the scaler plans",
+    );
     warn(pool.max_workers == Some(0), "max_workers 0: nothing is ever launched");
     warn(
         pool.max_workers.is_none() && config.quota.is_none(),

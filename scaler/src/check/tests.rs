@@ -32,6 +32,7 @@ pools:
       taken back   a worker that has not started, once nothing waited for 10s
       cool-down    after a worker failed no launch for 10s, doubled by each further failure up to 6m, and up to 20 % more; a message done forgives all, 6m without a failure forgives one
       end          workers end themselves when idle; lower slots are served first, so that surplus ones run dry
+      one worker   is told to serve 1 message at once (worker.concurrency)
       command      mayfly-worker --queue documents
     ");
 }
@@ -83,6 +84,7 @@ pools:
       taken back   a worker that has not started, once the promise held without it for 10s
       cool-down    after a worker failed no launch for 10s, doubled by each further failure up to 6m, and up to 20 % more; a message done forgives all, 6m without a failure forgives one
       end          workers end themselves when idle; lower slots are served first, so that surplus ones run dry
+      one worker   is taken to serve 1 message at once (worker.concurrency)
       template     each is a copy of what CronJob mayfly-documents holds (suspended)
       warning: an slo below 3m cannot be kept while a node has to come first: keep workers warm (min_workers)
     ");
@@ -164,6 +166,7 @@ pools:
       cool-down    after a worker failed no launch for 10s, doubled by each further failure up to 6m, and up to 20 % more; a message done forgives all, 6m without a failure forgives one
       end          workers end themselves when idle; the broker deals messages evenly, which keeps surplus ones awake
       weight       3 of 4 where the quota is short
+      one worker   is told to serve 1 message at once (worker.concurrency)
       command      worker "two words" [url with credentials]
       environment  adds LANG, TOKEN
       warning: the command holds a url with credentials: every user of the machine can read it
@@ -179,6 +182,7 @@ pools:
       cool-down    after a worker failed no launch for 10s, doubled by each further failure up to 6m, and up to 20 % more; a message done forgives all, 6m without a failure forgives one
       end          workers end themselves when idle; lower slots are served first, so that surplus ones run dry
       weight       1 of 4 where the quota is short
+      one worker   is told to serve 1 message at once (worker.concurrency)
       command      worker
       warning: scale_increment is more than max_workers: so many are never launched at once
       warning: max_pending_while_scaling is not more than scale_increment: it changes nothing

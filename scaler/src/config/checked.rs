@@ -21,6 +21,8 @@ const CHECK_INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_mins(1);
 /// A shorter cool-down is none.
 const SHORTEST_COOLDOWN: Duration = Duration::from_millis(100);
+/// Most messages that one worker serves at once.
+const MOST_CONCURRENCY: u32 = 1000;
 /// Most workers of one limit.
 pub(super) const MOST_WORKERS: u32 = 100_000;
 /// Most workers launched, or pending, at once.
@@ -39,7 +41,8 @@ const SERIAL_DIGITS: usize = 10;
 const JOB_NAME_EXTRA: usize = 4 + 3;
 
 /// Set for every worker by the scaler.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 9] = [
+    contract::CONCURRENCY,
     contract::INSTANCE,
     contract::POOL,
     contract::SERIAL,
@@ -205,7 +208,11 @@ impl RawPool {
         }
         let queues = queue_names(path, self.queues)?;
         let schedule = super::schedule::checked(path, self.schedule)?;
-        let worker = self.worker.unwrap_or_default().checked(&at("worker"), launcher)?;
+        let worker = self.worker.unwrap_or_default();
+        let concurrency = worker.concurrency.clone();
+        let concurrency =
+            concurrency.map(|text| number(&at("worker.concurrency"), &text, 1..=MOST_CONCURRENCY));
+        let worker = worker.checked(&at("worker"), launcher)?;
         let launch_interval = match (self.launch_interval, self.check_trigger_interval) {
             (Some(_), Some(_)) => {
                 let problem = "is the earlier name of launch_interval: give one of them";
@@ -220,6 +227,7 @@ impl RawPool {
         let cooldowns = SHORTEST_COOLDOWN..=*ANY_DURATION.end();
         let mut checked =
             PoolConfig { queues, schedule, slo, ..PoolConfig::with_defaults(&pool, &pool, worker) };
+        set(&mut checked.concurrency, concurrency)?;
         set(&mut checked.launch_interval, launch_interval.map(Ok))?;
         set(
             &mut checked.target_queue_size,
@@ -302,7 +310,7 @@ impl PoolConfig {
 
 impl RawWorker {
     fn checked(self, path: &str, launcher: &LauncherConfig) -> Result<WorkerTemplate, ConfigError> {
-        let Self { template, command, env } = self;
+        let Self { concurrency: _, template, command, env } = self;
         let at = |key: &str| format!("{path}.{key}");
         let elsewhere = |key: &str, launcher: &str, instead: &str| {
             conflict(at(key), format!("is for launcher.{launcher}; with this one give {instead}"))

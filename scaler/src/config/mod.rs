@@ -124,6 +124,8 @@ pub struct PoolConfig {
     pub packing: bool,
     /// How to keep a promise on waiting times; `None` is a classic pool, which looks at depth and age.
     pub slo: Option<SloConfig>,
+    /// Messages that a worker serves at once.
+    pub concurrency: u32,
     /// What a worker of this pool is.
     pub worker: WorkerTemplate,
 }
@@ -296,6 +298,7 @@ impl PoolConfig {
             weight: 1,
             packing: true,
             slo: None,
+            concurrency: 1,
             worker,
         }
     }

@@ -207,6 +207,9 @@ pub(super) struct RawQueue {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Worker")]
 pub(super) struct RawWorker {
+    /// Messages that it serves at once: 1 unless given. The scaler plans with it; local processes are told.
+    #[schemars(with = "u32", range(min = 1, max = 1000))]
+    pub(super) concurrency: Option<String>,
     /// Kubernetes: the suspended `CronJob` whose Job is copied.
     #[schemars(with = "String")]
     pub(super) template: Option<String>,

@@ -28,7 +28,7 @@ pools:
     deadlines: { no_room: 1m, image_pull: 30m }
     packing: false
     weight: 3
-    worker: { command: [mayfly-worker, --queue, documents], env: { RUST_LOG: info, PORT: 5672 } }
+    worker: { concurrency: 4, command: [mayfly-worker, --queue, documents], env: { RUST_LOG: info, PORT: 5672 } }
 ";
 
 /// No more than what must be there.
@@ -103,6 +103,7 @@ fn every_key_arrives_where_it_belongs() {
             weight: 3,
             packing: false,
             slo: None,
+            concurrency: 4,
             worker: WorkerTemplate::Process {
                 command: ["mayfly-worker", "--queue", "documents"].map(str::to_owned).to_vec(),
                 env: [("RUST_LOG", "info"), ("PORT", "5672")]

@@ -170,7 +170,7 @@ impl Decider<'_> {
     }
 
     fn plan(&self, pool: &str, intent: &Intent, record: &StateRecord) -> Plan {
-        let service_time = record.pool(pool).estimates.service_time;
+        let service_time = self.memory.service_time(pool, &record.pool(pool).estimates);
         Plan {
             name: job_name(&self.config.instance, pool, record.epoch, intent.serial),
             pool: pool.to_owned(),
@@ -178,7 +178,7 @@ impl Decider<'_> {
             slot: intent.slot,
             reason: intent.reason.clone(),
             stamp: intent.stamp,
-            service_time: service_time.and_then(|time| Duration::try_from_secs_f64(time.seconds()).ok()),
+            service_time: service_time.and_then(|(time, _)| Duration::try_from_secs_f64(time.seconds()).ok()),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Between two tries of something that was refused.
-const REFUSED: Duration = Duration::from_secs(30);
+const REFUSED: Duration = Duration::from_secs(10);
 /// Between two tries where nobody answers.
 const RETRY: Duration = Duration::from_secs(1);
 /// The broker spends at most this part of its time on our answers, as long as that is not too rare.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::counted::STALE_AFTER as COUNTERS_STALE_AFTER;
 use self::counted::{Arrived, Counted, Look};
 use super::{Counters, QueueFacts};
 use crate::time::{Time, as_optional_seconds, as_seconds};

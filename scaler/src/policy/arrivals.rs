@@ -1,10 +1,11 @@
-//! How fast messages arrive (facts/scaling §3.1), from changes of depth and what is done meanwhile.
+//! How fast messages arrive (facts/scaling §3.1): by the broker's counters, else by changes of depth and what is
+//! done meanwhile.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Counts, Fact, Observation, PoolState, QueueFacts, waiting::Waiting};
+use super::{Batch, Counters, Counts, Fact, Observation, PoolState, QueueFacts, age, waiting::Waiting};
 use crate::{config::PoolConfig, time::Time};
 
 /// How long the two rates take to follow a change by two thirds.
@@ -36,6 +37,9 @@ pub(super) struct ArrivalMemory {
     pub(super) waiting: Waiting,
     /// The last look: when, and how many messages were ready.
     seen: Option<(Time, u64)>,
+    /// The last reading of counters, while that is fresh: when, how many had come, how often the counting had
+    /// begun anew.
+    counted: Option<(Time, u64, u64)>,
 }
 
 // === impl Arrivals ===
@@ -84,10 +88,10 @@ impl ArrivalMemory {
     fn resumed(persisted: Option<&Arrivals>, waiting: Option<&Vec<Batch>>, now: Time) -> Self {
         let Some(rates) = persisted.filter(|rates| now.since(rates.at) <= FORGOTTEN_AFTER) else {
             let rates = Arrivals { at: now, ..Arrivals::default() };
-            return Self { rates, waiting: Waiting::default(), seen: None };
+            return Self { rates, waiting: Waiting::default(), seen: None, counted: None };
         };
         let waiting = Waiting::resumed(waiting.map_or(&[], Vec::as_slice));
-        Self { rates: *rates, waiting, seen: None }
+        Self { rates: *rates, waiting, seen: None, counted: None }
     }
 
     /// Folds in a look; `served` is how many messages per second were taken out meanwhile, as far as known.
@@ -95,14 +99,20 @@ impl ArrivalMemory {
     #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
     fn observe(&mut self, ready: u64, served: f64, by_age: bool, at: Time) {
         // Before the first look this is when things were persisted.
-        let before = self.rates.at;
+        let before = self.seen.map_or(self.rates.at, |(seen, _)| seen);
         let mut taken = 0.0;
+        if self.counted.is_some_and(|(counted, ..)| at.since(counted) > age::COUNTERS_STALE_AFTER) {
+            self.counted = None;
+            self.rates.at = before;
+        }
         match self.seen {
             Some((seen, _)) if at <= seen => return,
             // Not clamped at zero: of what is done little is certain, and errors must cancel out.
             Some((seen, last)) => {
                 taken = served * at.since(seen).as_secs_f64();
-                self.rates.fold(ready as f64 - last as f64 + taken, at);
+                if self.counted.is_none() {
+                    self.rates.fold(ready as f64 - last as f64 + taken, at);
+                }
             }
             None => self.rates.at = at,
         }
@@ -110,6 +120,28 @@ impl ArrivalMemory {
             self.waiting.turn(ready, taken, before);
         }
         self.seen = Some((at, ready));
+    }
+
+    /// Folds in what the broker counted. What was folded in before changes nothing.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
+    fn count(&mut self, counters: &Counters, at: Time) {
+        let Some(published) = counters.published else { return };
+        // What comes back from a retry queue is work once more.
+        let total = counters.returns.iter().fold(published, |total, (_, count)| total.saturating_add(*count));
+        match self.counted {
+            Some((counted, ..)) if at <= counted => return,
+            Some((_, before, restarts)) if restarts == counters.restarts && before <= total => {
+                self.rates.fold((total - before) as f64, at);
+            }
+            // What came before the counting, or while it began anew, is not known.
+            _ => self.rates.at = at,
+        }
+        self.counted = Some((at, total, counters.restarts));
+    }
+
+    /// Whether the rates come from the broker's counters.
+    pub(super) const fn is_counted(&self) -> bool {
+        self.counted.is_some()
     }
 
     fn waited(&self) -> bool {
@@ -122,6 +154,7 @@ pub(super) fn observe(
     arrivals: &mut BTreeMap<String, ArrivalMemory>,
     pool: &PoolConfig,
     observation: &Observation,
+    service: impl Fn(&PoolState) -> Option<f64>,
 ) {
     // A memory begins with what was persisted, so not before that was read.
     let (Some(record), Some(workers)) = (observation.state.known(), observation.workers.known()) else {
@@ -131,11 +164,8 @@ pub(super) fn observe(
     let state = record.pools.get(&pool.name).unwrap_or(&none);
     let ready_workers = Counts::of(&pool.name, workers, state).ready;
     let estimates = &state.estimates;
-    let mut capacity = estimates
-        .service_time
-        .map(|time| time.seconds())
-        .filter(|service| *service > 0.0)
-        .map_or(0.0, |service| f64::from(ready_workers) / service);
+    let slots = f64::from(ready_workers) * f64::from(pool.concurrency);
+    let mut capacity = service(state).filter(|service| *service > 0.0).map_or(0.0, |service| slots / service);
     for queue in &pool.queues {
         let Some(Fact::Known { value, at }) = observation.queues.get(queue) else { continue };
         let ready = if let QueueFacts::Present { ready, .. } = value { *ready } else { 0 };
@@ -145,5 +175,10 @@ pub(super) fn observe(
         // Workers are all busy while something waits; they serve the first queue where that is so.
         let served = if ready > 0 && memory.waited() { std::mem::take(&mut capacity) } else { 0.0 };
         memory.observe(ready, served, pool.slo.is_some(), *at);
+        if let Some(Fact::Known { value, at: counted }) = observation.counters.get(queue)
+            && at.since(*counted) <= age::COUNTERS_STALE_AFTER
+        {
+            memory.count(value, *counted);
+        }
     }
 }

@@ -305,14 +305,14 @@ impl Scene<'_> {
     /// Holds when the workers there drain the queue before a new one would be ready.
     fn futile(&self) -> Option<Hold> {
         let Self { pool, state, counts, need, .. } = self;
-        let service_time = state.estimates.service_time?;
+        let service = self.service()?;
         if !pool.skip_futile || counts.useful() == 0 {
             return None;
         }
-        // Without counters what is in flight is taken to be one message per ready worker, half done.
+        // What is in work is half done.
         #[expect(clippy::cast_precision_loss, reason = "an estimate of seconds, not an account")]
-        let messages = need.ready as f64 + f64::from(counts.ready) / 2.0;
-        let drains = messages * service_time.seconds() / f64::from(counts.useful());
+        let messages = need.ready as f64 + self.in_work() / 2.0;
+        let drains = messages * service / f64::from(counts.useful());
         let drains_in = Duration::try_from_secs_f64(drains).unwrap_or(Duration::MAX);
         let lead = state.estimates.lead_time().unwrap_or(LEAD_PRIOR);
         (drains_in <= lead).then_some(Hold::WouldArriveTooLate { drains_in, lead })
@@ -328,6 +328,18 @@ impl Scene<'_> {
             per_minute: paces.map(|pace| rounded(pace.throughput * 60.0)),
             service: paces.map(|pace| Duration::try_from_secs_f64(pace.service).unwrap_or(Duration::MAX)),
         })
+    }
+
+    /// Seconds that one worker is busy for each message that it takes, several at once counted as a part each;
+    /// `None` while nobody knows how long work takes.
+    pub(super) fn service(&self) -> Option<f64> {
+        let (time, _) = self.memory.service_time(&self.pool.name, &self.state.estimates)?;
+        Some(time.seconds() / f64::from(self.pool.concurrency))
+    }
+
+    /// Messages in work: ready workers have their hands full.
+    pub(super) fn in_work(&self) -> f64 {
+        f64::from(self.counts.ready) * f64::from(self.pool.concurrency)
     }
 
     /// How many workers may be pending.

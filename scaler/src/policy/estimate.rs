@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mayfly_service::report::ExitReport;
-
 use super::{Ending, Estimates, Phase, ServiceTime, Worker};
 
 /// Lead times remembered, of each kind.
@@ -36,7 +34,11 @@ impl Estimates {
             kind.drain(..surplus);
         }
         if let Some(report) = ending.report.as_ref().filter(|report| report.done > 0) {
-            self.service_time = Some(ServiceTime::folded(self.service_time, report));
+            // Handler time of retried and dead-lettered messages is in busy_ms as well.
+            let handled = report.done + report.retried + report.dead_lettered;
+            #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
+            let (mean_ms, done) = (report.busy_ms as f64 / handled as f64, report.done as f64);
+            self.service_time = Some(ServiceTime::folded(self.service_time, mean_ms, done));
         }
     }
 
@@ -99,14 +101,9 @@ impl Worker {
 // === impl ServiceTime ===
 
 impl ServiceTime {
-    /// A mean over about the last [`SERVICE_WINDOW`] done messages, and one that forgets sooner: the report's
-    /// own mean weighs as much as its messages.
-    #[expect(clippy::cast_precision_loss, reason = "an estimate, not an account")]
-    fn folded(before: Option<Self>, report: &ExitReport) -> Self {
-        // Handler time of retried and dead-lettered messages is in busy_ms as well.
-        let handled = report.done + report.retried + report.dead_lettered;
-        let mean_ms = report.busy_ms as f64 / handled as f64;
-        let done = report.done as f64;
+    /// A mean over about the last [`SERVICE_WINDOW`] done messages, and one that forgets sooner: a further mean
+    /// weighs as much as the messages that it is of.
+    pub(super) fn folded(before: Option<Self>, mean_ms: f64, done: f64) -> Self {
         let weight = done.min(SERVICE_WINDOW);
         let Some(before) = before else { return Self { mean_ms, weight, recent_ms: Some(mean_ms) } };
         let kept = before.weight.min(SERVICE_WINDOW - weight);

@@ -9,10 +9,12 @@ use mayfly_broker::suspect_queue;
 
 use super::{
     Age, Arrivals, Batch, Counts, Estimates, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
+    ServiceTime,
     age::{QueueMemory, WATCH_GAP},
     arrivals::{self, ArrivalMemory},
     decide::Scene,
     saturation::{PaceMemory, Saturated},
+    served::{Served, ServiceSource},
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -26,6 +28,8 @@ pub struct Memory {
     arrivals: BTreeMap<String, ArrivalMemory>,
     /// By the queue that they are suspects of.
     suspects: BTreeMap<String, QueueMemory>,
+    /// By pool: how long work takes, as far as the broker's counters tell.
+    served: BTreeMap<String, Served>,
     /// By pool with an SLO: how many pending workers nothing needed, at least, since when.
     surplus: BTreeMap<String, (u32, Time)>,
     /// By pool with a saturation guard: what it got done with how many workers.
@@ -47,12 +51,16 @@ struct Pool<'a> {
 /// of different age.
 #[must_use]
 pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> Memory {
-    let Memory { mut queues, mut arrivals, mut suspects, surplus, mut paces, mut empty_since } = memory;
+    let Memory { mut queues, mut arrivals, mut suspects, mut served, surplus, mut paces, mut empty_since } =
+        memory;
     for pool in &config.pools {
         if pool.saturation_guard {
             paces.entry(pool.name.clone()).or_default().observe(pool, observation);
         }
-        arrivals::observe(&mut arrivals, pool, observation);
+        let served = served.entry(pool.name.clone()).or_default();
+        served.observe(pool, observation);
+        let service = |state: &PoolState| Some(served.or_reported(&state.estimates)?.0.seconds());
+        arrivals::observe(&mut arrivals, pool, observation, service);
         let mut folding = Pool::of(&pool.name, observation);
         for queue in &pool.queues {
             let seen = observation.queues.get(queue);
@@ -72,7 +80,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             }
         }
     }
-    let memory = Memory { queues, arrivals, suspects, surplus, paces, empty_since };
+    let memory = Memory { queues, arrivals, suspects, served, surplus, paces, empty_since };
     let surplus = remember_surplus(&memory, observation, config);
     Memory { surplus, ..memory }
 }
@@ -225,10 +233,11 @@ impl Memory {
     #[must_use]
     pub fn of(mut self, config: &Config) -> Self {
         let queues: BTreeSet<_> = config.pools.iter().flat_map(|pool| &pool.queues).collect();
-        let Self { queues: ages, arrivals, suspects, surplus, paces, empty_since } = &mut self;
+        let Self { queues: ages, arrivals, suspects, served, surplus, paces, empty_since } = &mut self;
         ages.retain(|queue, _| queues.contains(queue));
         arrivals.retain(|queue, _| queues.contains(queue));
         suspects.retain(|queue, _| queues.contains(queue));
+        served.retain(|pool, _| config.pool(pool).is_some());
         surplus.retain(|pool, _| config.pool(pool).is_some());
         paces.retain(|pool, _| config.pool(pool).is_some_and(|pool| pool.saturation_guard));
         empty_since.retain(|pool, _| config.pool(pool).is_some());
@@ -260,6 +269,22 @@ impl Memory {
     #[must_use]
     pub fn arrivals(&self, queue: &str) -> Option<Arrivals> {
         self.arrivals.get(queue).map(|memory| memory.rates)
+    }
+
+    /// Whether that comes from the broker's counters, not from changes of the depth.
+    #[must_use]
+    pub fn arrivals_are_counted(&self, queue: &str) -> bool {
+        self.arrivals.get(queue).is_some_and(ArrivalMemory::is_counted)
+    }
+
+    /// How long a message takes in this pool, and what tells it: the broker's counters if they do, else what was
+    /// learned from the reports of ended workers.
+    #[must_use]
+    pub fn service_time(&self, pool: &str, estimates: &Estimates) -> Option<(ServiceTime, ServiceSource)> {
+        match self.served.get(pool) {
+            Some(served) => served.or_reported(estimates),
+            None => Served::default().or_reported(estimates),
+        }
     }
 
     /// What waits in the queue, the oldest first: how many messages, and how old they are in seconds; `ready`

@@ -18,6 +18,7 @@ mod plan;
 mod record;
 mod sample;
 mod saturation;
+mod served;
 mod share;
 mod slo;
 mod waiting;
@@ -38,6 +39,7 @@ pub use record::{
     Capacity, Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
 };
 pub use sample::Sample;
+pub use served::ServiceSource;
 pub use share::share;
 pub use waiting::Batch;
 

@@ -61,8 +61,9 @@ impl Scene<'_> {
         };
         let supply = self.supply(slo);
         let planner = Planner::new(&demand, supply.cold);
-        // Never more workers than messages: pending ones take one each.
-        let limit = u64::from(room).min(ready.saturating_sub(u64::from(counts.pending)));
+        // Never more workers than take a message at once; pending ones do.
+        let takers = ready.div_ceil(u64::from(self.pool.concurrency));
+        let limit = u64::from(room).min(takers.saturating_sub(u64::from(counts.pending)));
         let steps = supply.steps(u32::try_from(limit).unwrap_or(u32::MAX));
         let put_off = slo.start == Start::Latest || counts.useful() > 0;
         match planner.plan(&supply.capacity, counts.pending > 0, &steps, put_off) {
@@ -96,9 +97,10 @@ impl Scene<'_> {
         let count = |workers: usize| u32::try_from(workers).unwrap_or(u32::MAX);
         let mut unstarted = self.withdrawable();
         let most = count(unstarted.len());
-        let ready = u32::try_from(need.ready).unwrap_or(u32::MAX);
-        let empty_handed = counts.pending.saturating_sub(ready).min(most);
-        let Some(demand) = self.demand(slo).filter(|_| ready > 0) else { return empty_handed };
+        let takers = need.ready.div_ceil(u64::from(self.pool.concurrency));
+        let takers = u32::try_from(takers).unwrap_or(u32::MAX);
+        let empty_handed = counts.pending.saturating_sub(takers).min(most);
+        let Some(demand) = self.demand(slo).filter(|_| takers > 0) else { return empty_handed };
         // A node that is there is paid for: who waits on it only for its image costs no more.
         unstarted.retain(|worker| worker.node.is_none());
         let most = count(unstarted.len());
@@ -123,7 +125,7 @@ impl Scene<'_> {
     /// What waits, by queue; `None` while nobody knows how long work takes.
     #[expect(clippy::cast_precision_loss, reason = "a plan, not an account")]
     fn demand(&self, slo: &SloConfig) -> Option<Demand> {
-        let service = self.state.estimates.service_time?.seconds();
+        let service = self.service()?;
         let classes = self.pool.queues.iter().zip(&slo.targets).filter_map(|(queue, target)| {
             let QueueNeed { ready, suspects, suspects_age } = *self.need.queues.get(queue)?;
             let mut batches = self.memory.waiting(queue, ready, self.now);
@@ -136,8 +138,8 @@ impl Scene<'_> {
                 slo: target.as_secs_f64(),
             })
         });
-        // Without counters one message is in work per ready worker, as long as something waits.
-        Some(Demand { classes: classes.collect(), service, busy: f64::from(self.counts.ready) })
+        // Ready workers have their hands full as long as something waits.
+        Some(Demand { classes: classes.collect(), service, busy: self.in_work() })
     }
 
     fn supply(&self, slo: &SloConfig) -> Supply {

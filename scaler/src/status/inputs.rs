@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::PoolConfig,
-    policy::{Age, AgeSource, Counts, Fact, LeadTimes, Memory, Observation, QueueFacts, Unknown},
+    policy::{
+        Age, AgeSource, Counts, Fact, LeadTimes, Memory, Observation, QueueFacts, ServiceSource, Unknown,
+    },
     time::Time,
 };
 
@@ -41,7 +43,7 @@ pub(super) fn of(pool: &PoolConfig, memory: &Memory, observation: &Observation, 
     for queue in &pool.queues {
         inputs.extend(of_queue(queue, memory, observation, now));
     }
-    inputs.extend(of_workers(pool, observation, now));
+    inputs.extend(of_workers(pool, memory, observation, now));
     inputs
 }
 
@@ -69,7 +71,8 @@ fn of_queue(queue: &str, memory: &Memory, observation: &Observation, now: Time) 
     if let Some(arrivals) = memory.arrivals(queue) {
         let rate = arrivals.per_second();
         let text = format!("{rate:.2} messages/s");
-        inputs.push(Input::estimate("arrivals", text, "changes of the depth").with(rate).of(queue));
+        let source = if memory.arrivals_are_counted(queue) { COUNTERS } else { "changes of the depth" };
+        inputs.push(Input::estimate("arrivals", text, source).with(rate).of(queue));
     }
     let suspects = suspect_queue(queue);
     if let Some(facts @ Fact::Known { value: QueueFacts::Present { ready: 1.., .. }, .. }) =
@@ -82,7 +85,7 @@ fn of_queue(queue: &str, memory: &Memory, observation: &Observation, now: Time) 
     inputs
 }
 
-fn of_workers(pool: &PoolConfig, observation: &Observation, now: Time) -> Vec<Input> {
+fn of_workers(pool: &PoolConfig, memory: &Memory, observation: &Observation, now: Time) -> Vec<Input> {
     let (workers, record) = match (&observation.workers, &observation.state) {
         (Fact::Known { value, at }, Fact::Known { value: record, .. }) => ((value, *at), record),
         (workers, state) => {
@@ -105,8 +108,10 @@ fn of_workers(pool: &PoolConfig, observation: &Observation, now: Time) -> Vec<In
     let text =
         format!("{ready} ready, {pending} pending, {draining} ending, {lost} lost{}", ago(listed, now));
     let mut inputs = vec![Input::read("workers", text, "the launcher").with(f64::from(counts.occupied()))];
-    let service = state.estimates.service_time.map(|time| time.seconds());
-    inputs.push(Input::seconds("service time", service, "a message", "reports of ended workers"));
+    let service = memory.service_time(&pool.name, &state.estimates);
+    let source = service.map_or(ServiceSource::Reports, |(_, source)| source).as_str();
+    let service = service.map(|(time, _)| time.seconds());
+    inputs.push(Input::seconds("service time", service, "a message", source));
     let own: Vec<_> = workers.iter().filter(|worker| worker.pool == pool.name).collect();
     let LeadTimes { warm, cold } = state.estimates.lead_times(&own);
     for (what, lead) in [("lead time", warm), ("lead time with a node", cold)] {

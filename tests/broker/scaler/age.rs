@@ -48,10 +48,11 @@ struct Told {
 
 async fn an_age_is_the_truth_or_holds_it_between_its_bounds(bed: &Bed) -> Result<()> {
     let mut scene = Scene::set(bed).await?;
-    scene.all_phases().await?;
+    let played = scene.all_phases().await;
     let table = scene.judged(bed.release);
-    scene.end().await?;
     table.print();
+    played?;
+    scene.end().await?;
     table.judge()
 }
 
@@ -132,7 +133,7 @@ impl Scene {
 
     /// All that may happen to a queue; a full run takes minutes of each.
     async fn all_phases(&mut self) -> Result<()> {
-        let long = rounds(120).max(6);
+        let long = rounds(60).max(6);
         let second = Duration::from_secs(1);
         self.phase("growing", long, async |truth, _| truth.publish(3).await).await?;
         self.phase("draining", 2 * long, async |truth, n| {
@@ -174,7 +175,7 @@ impl Scene {
             _ => truth.publish(2).await,
         })
         .await?;
-        for _ in 0..rounds(3) {
+        for _ in 0..rounds(2) {
             self.restart().await?;
             self.phase("restarted", long, async |truth, n| {
                 if n == long / 2 {
@@ -189,7 +190,7 @@ impl Scene {
     }
 
     async fn restart(&mut self) -> Result<()> {
-        self.node.stop().await?;
+        self.node.kill().await?;
         self.node.start_again().await?;
         for (_, truth) in &mut self.truths {
             truth.connect_again().await?;

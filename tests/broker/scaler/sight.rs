@@ -17,6 +17,7 @@ on_each_release!(
     queues_that_are_missing_or_forbidden_hide_no_other_among_many,
     a_queue_that_does_not_answer_hides_no_other,
     the_age_is_told_from_what_the_broker_counts,
+    how_long_work_takes_is_told_before_the_first_worker_has_ended,
 );
 
 /// What is known of a queue: `present`, `missing`, or why it is unknown.
@@ -162,6 +163,39 @@ async fn the_age_is_told_from_what_the_broker_counts(bed: &Bed) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// Where the broker counts without delay; else arrivals are counted, and the time is left to reports.
+async fn how_long_work_takes_is_told_before_the_first_worker_has_ended(bed: &Bed) -> Result<()> {
+    let client = bed.client().await?;
+    client.declare(&bed.queue, Kind::Quorum).await?;
+    let ports = bed.broker.ports;
+    let live = bed.release == Release::Trixie;
+    let (plugin, port) =
+        if live { ("prometheus", ports.prometheus) } else { ("management", ports.management) };
+    let counters = json!({ plugin: format!("http://127.0.0.1:{port}") });
+    let changes = json!({ "max_workers": 1, "launch_interval": "0s", "counters": counters });
+    let fleet = fleet(bed, "fleet", "100ms", &changes)?;
+    let mut scaler = fleet.scaler("scaler", &[])?;
+    scaler.decides("Empty", SOON).await?;
+    client.publish(&bed.queue, 600).await?;
+    let source = if live { "the broker's counters" } else { "reports of ended workers" };
+    eventually("it is told from counters", SOON, async || {
+        let status = scaler.status().await?;
+        let inputs = status["inputs"].as_array().context("no inputs")?;
+        let input = |what: &str| inputs.iter().find(|input| input["what"] == what).context("it is not told");
+        let (arrivals, service) = (input("arrivals")?, input("service time")?);
+        ensure!(arrivals["source"] == "the broker's counters", "{arrivals}");
+        ensure!(arrivals["value"].as_f64().is_some_and(|rate| rate > 0.5), "{arrivals}");
+        ensure!(service["source"] == source, "{service}");
+        // A sleep takes no less, and much else may run here.
+        ensure!(!live || service["value"].as_f64().is_some_and(|it| (0.09..1.0).contains(&it)), "{service}");
+        Ok(Some(()))
+    })
+    .await?;
+    ensure!(client.depth(&bed.queue).await?.ready > 0, "the worker may have ended");
     ends(&mut scaler.process).await?;
     client.close().await
 }

@@ -112,6 +112,7 @@ impl ProcessLauncher {
             .env(contract::INSTANCE, &self.instance)
             .env(contract::POOL, &plan.pool)
             .env(contract::SERIAL, plan.serial.to_string())
+            .env(contract::CONCURRENCY, pool.concurrency.to_string())
             .env(contract::STATUS_FILE, &path)
             .stdin(Stdio::from(file))
             .stdout(log.try_clone()?)

@@ -117,7 +117,7 @@ impl Page {
         let Some(kind) = series.name.strip_prefix("rabbitmq_detailed_queue_") else { return };
         let Some(queue) = series.label("queue") else { return };
         let Some(value) = series.whole() else { return };
-        let mut counts = self.queues.remove(&*queue).unwrap_or_default();
+        let counts = self.queues.entry(queue.into_owned()).or_default();
         let number = match kind {
             "exchange_messages_published_total" => {
                 self.counts_publishing = true;
@@ -130,7 +130,6 @@ impl Page {
         };
         // One series for each exchange.
         *number = Some(number.unwrap_or_default().saturating_add(value));
-        self.queues.insert(queue.into_owned(), counts);
     }
 }
 
@@ -221,6 +220,7 @@ rabbitmq_identity_info{rabbitmq_node="rabbit@a",rabbitmq_cluster="c",rabbitmq_cl
              rabbitmq_detailed_queue_exchange_messages_published_total{vhost=\"/\",exchange=\"x\",queue=\"q\"} 4\n\
              rabbitmq_detailed_queue_messages_unacked{vhost=\"/\",queue=\"q\"} 2\n\
              rabbitmq_detailed_queue_messages_acked_total{vhost=\"/\",queue=\"q\"} 1\n\
+             rabbitmq_detailed_queue_get_ack_total{vhost=\"/\",queue=\"q\"} 5\n\
              rabbitmq_detailed_queue_head_message_timestamp{vhost=\"/\",queue=\"q\"} NaN\n\
              rabbitmq_detailed_queue_head_message_timestamp{vhost=\"/\",queue=\"r\"} 1.7e9\n",
         );

@@ -7,7 +7,7 @@ use super::super::Counters;
 use crate::time::Time;
 
 /// A counter that was read longer ago says nothing about the present head.
-const STALE_AFTER: Duration = Duration::from_secs(20);
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(20);
 /// Readings may be further apart the older they are: by this part of their age. So an hour takes some hundred.
 const RESOLUTION: u32 = 100;
 /// So many readings later it is seen to that.

@@ -19,6 +19,7 @@ mod restart;
 mod saturation;
 mod scalers;
 mod scene;
+mod served;
 mod shards;
 mod share;
 mod slo;

@@ -88,6 +88,14 @@ fn deadlines_decide_not_depth() {
             launches([0, 1], at_risk(2, 100.0 + 5.0 + 0.5)),
         ),
         (
+            "no more workers than have a message to take, where each takes two at once",
+            Scene {
+                pool: PoolConfig { concurrency: 2, ..slo(|slo| slo.pods_per_node = Some(4)) },
+                ..experienced(3, [])
+            },
+            launches([0, 1], at_risk(3, 100.0 + 5.0 + 0.5)),
+        ),
+        (
             "whole nodes",
             Scene { pool: slo(|slo| slo.pods_per_node = Some(4)), ..experienced(201, []) },
             launches([0, 1, 2, 3], at_risk(201, 100.0 + 5.0 + 50.0)),

@@ -166,7 +166,7 @@ impl Truth {
             log: Arc::default(),
             consumer: None,
         };
-        truth.client.declare(queue, kind).await?;
+        truth.declare().await?;
         let mut arguments = FieldTable::default();
         arguments.insert("x-message-ttl".into(), AMQPValue::LongInt(i32::try_from(RETRY.as_millis())?));
         arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
@@ -225,7 +225,16 @@ impl Truth {
     pub(super) async fn delete_and_declare(&mut self) -> Result<()> {
         self.client.delete(&self.queue).await?;
         self.log().is_emptied(now());
-        self.client.declare(&self.queue, self.kind).await
+        self.declare().await
+    }
+
+    /// What is given back again and again is not dropped: RabbitMQ 4.0 does that to the 21st time in quorum queues.
+    async fn declare(&self) -> Result<()> {
+        let mut arguments = FieldTable::default();
+        if self.kind == Kind::Quorum {
+            arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(100_000));
+        }
+        self.client.declare_with(&self.queue, self.kind, arguments).await
     }
 
     /// After the broker was away.
