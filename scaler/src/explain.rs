@@ -18,7 +18,7 @@ use hyper_util::{
 use mayfly_service::{ExitCode, deadline};
 use serde::{Deserialize, Serialize};
 
-use crate::{setup::Refused, status::Input};
+use crate::{policy::LastFailure, setup::Refused, status::Input};
 
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
@@ -59,6 +59,8 @@ struct Pool {
     text: String,
     launches: String,
     inputs: Vec<Input>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_failure: Option<LastFailure>,
 }
 
 /// How long the scaler may take to answer.
@@ -145,10 +147,16 @@ impl fmt::Display for Page {
         if let Some(Refused { since, error }) = refused {
             writeln!(formatter, "configuration refused at {since}, the one before stays in force: {error}")?;
         }
-        for (name, Pool { decision: _, reason, text, launches, inputs }) in pools {
+        for (name, Pool { decision: _, reason, text, launches, inputs, last_failure }) in pools {
             writeln!(formatter, "\npool {name}: {reason}")?;
             writeln!(formatter, "  {:<24} {text}", "decided")?;
             writeln!(formatter, "  {:<24} {launches}", "launches")?;
+            if let Some(LastFailure { at, worker, why, last_words }) = last_failure {
+                writeln!(formatter, "  {:<24} {at}: {worker} {why}", "last failure")?;
+                for line in last_words.iter().flat_map(|words| words.lines()) {
+                    writeln!(formatter, "    | {line}")?;
+                }
+            }
             let mut queue = &None;
             for input in inputs {
                 if input.queue != *queue {

@@ -9,7 +9,7 @@ use crate::{
     cluster::Cluster,
     config::{Config, LauncherConfig, Overrides},
     launcher::{KubernetesLauncher, Launcher, Look, ProcessLauncher},
-    policy::{Arrivals, LeadTimes, PoolState, StateRecord, judge},
+    policy::{Arrivals, LastFailure, LeadTimes, PoolState, StateRecord, judge},
     state::{ConfigMapState, FileState, StateError, StateStore},
     time::{Clock, Time},
 };
@@ -146,6 +146,7 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
         last_settled_launch,
         failures,
         cooldown_until,
+        last_failure,
         at_capacity,
         paused,
         intents,
@@ -161,6 +162,12 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
     line("paused", if *paused { "yes" } else { "no" }.to_owned());
     let since = failures.last.map_or_else(String::new, |last| format!(", the last at {}", ago(last)));
     line("failures in a row", format!("{}{since}", failures.count));
+    if let Some(LastFailure { at, worker, why, last_words }) = last_failure {
+        line("last failure", format!("{}: {worker} {why}", ago(*at)));
+        for words in last_words.iter().flat_map(|words| words.lines()) {
+            line("", format!("| {words}"));
+        }
+    }
     if let Some(until) = cooldown_until.filter(|until| *until > now) {
         line("cooling down", format!("until {until}"));
     }

@@ -12,7 +12,9 @@ pub use inputs::Input;
 
 use crate::{
     config::{Config, PoolConfig},
-    policy::{Age, Counters, Counts, Decision, Fact, Memory, Observation, QueueFacts, Unknown, Worker},
+    policy::{
+        Age, Counters, Counts, Decision, Fact, LastFailure, Memory, Observation, QueueFacts, Unknown, Worker,
+    },
     setup::Refused,
     time::Time,
 };
@@ -58,6 +60,9 @@ pub struct PoolStatus {
     pub next_serial: Option<u64>,
     /// Failures in a row.
     pub failures: Option<u32>,
+    /// How the last failure came about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
 }
 
 /// One queue.
@@ -133,6 +138,7 @@ impl Status {
                 inputs: inputs::of(pool, memory, observation, now),
                 next_serial: state.as_ref().map(|state| state.next_serial),
                 failures: state.as_ref().map(|state| state.failures.count),
+                last_failure: state.and_then(|state| state.last_failure),
             }
         };
         let pools = config

@@ -170,7 +170,9 @@ async fn failure(space: &Space<'_>, words: &[&str], removed: bool) -> Result<()>
             Ok::<_, anyhow::Error>(told(&logs, "worker failed"))
         };
         until("the failure is told", SOON, async || Ok(failures()?.len() == count)).await?;
+        let last = scaler.status().await?["last_failure"].clone();
         for word in words {
+            ensure!(last["why"].to_string().contains(word), "{word:?} is not in {last}");
             ensure!(
                 failures()?.iter().all(|line| line.contains(word)),
                 "{word:?} is not in {:?}",

@@ -11,6 +11,7 @@ mod launches;
 mod outages;
 mod rows;
 mod state;
+mod storm;
 mod workers;
 
 use std::{collections::BTreeSet, time::Duration};

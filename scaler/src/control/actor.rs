@@ -14,7 +14,9 @@ use crate::{
     config::{Config, PoolConfig},
     launcher::{LaunchError, Launched, Launcher, Look, Plan, Removed},
     observe::Sight,
-    policy::{Fact, Judgement, Memory, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge},
+    policy::{
+        Fact, Judgement, LastFailure, Memory, Phase, StateRecord, Unknown, Verdict, Why, Worker, judge,
+    },
     state::{StateError, StateStore},
     time::{Clock, Time},
 };
@@ -119,7 +121,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                 }
             }
             crash_point(if launches { "after-intent" } else { "after-settle" });
-            log_verdicts(&verdicts);
+            log_verdicts(&verdicts, &judged);
         }
         for worker in &course.removals {
             self.remove(worker).await;
@@ -181,7 +183,12 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             *state = state.without_intent(plan.serial);
             match refused {
                 LaunchError::AtCapacity { source, .. } => state.hold_for_room(source.to_string(), now),
-                LaunchError::Refused { .. } => state.fail(pool, now),
+                LaunchError::Refused { .. } => {
+                    state.fail(pool, now);
+                    let why = chain(refused);
+                    let worker = plan.name.clone();
+                    state.last_failure = Some(LastFailure { at: now, worker, why, last_words: None });
+                }
                 _ => {}
             }
             match self.state.replace(expected, record).await {
@@ -234,7 +241,11 @@ impl Acted {
     }
 }
 
-fn log_verdicts(verdicts: &[(String, Verdict)]) {
+fn log_verdicts(verdicts: &[(String, Verdict)], judged: &StateRecord) {
+    let last_words = |worker: &str| {
+        let failures = judged.pools.values().filter_map(|state| state.last_failure.as_ref());
+        failures.into_iter().find(|failure| failure.worker == worker)?.last_words.as_deref()
+    };
     for (worker, verdict) in verdicts {
         match verdict {
             Verdict::Fine(reason) => {
@@ -244,7 +255,9 @@ fn log_verdicts(verdicts: &[(String, Verdict)]) {
                     "worker ended"
                 );
             }
-            Verdict::Failed(why) => tracing::warn!(worker, why, "worker failed"),
+            Verdict::Failed(why) => {
+                tracing::warn!(worker, why, last_words = last_words(worker), "worker failed");
+            }
             Verdict::Disrupted(why) => tracing::warn!(worker, why, "worker lost to a disruption"),
             Verdict::NeverStarted => tracing::warn!(worker, "worker never started, its serial is burnt"),
         }

@@ -3,7 +3,7 @@
 
 use mayfly_service::{ExitCode, report::ExitReason};
 
-use super::{Action, Deadlines, Ending, Phase, PoolState, StateRecord, Worker};
+use super::{Action, Deadlines, Ending, LastFailure, Phase, PoolState, StateRecord, Worker};
 use crate::{config::Config, time::Time};
 
 /// A judged record.
@@ -94,8 +94,14 @@ fn judge_outcomes(
                 state.forgive();
             }
         }
-        if let (Verdict::Failed(_), Some(pool)) = (&verdict, config.pool(name)) {
+        if let (Verdict::Failed(why), Some(pool)) = (&verdict, config.pool(name)) {
             state.fail(pool, now);
+            state.last_failure = Some(LastFailure {
+                at: now,
+                worker: worker.name.clone(),
+                why: why.clone(),
+                last_words: ending.and_then(|ending| ending.last_words.clone()),
+            });
         }
         verdicts.push((worker.name.clone(), verdict));
     }

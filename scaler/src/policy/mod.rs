@@ -36,7 +36,8 @@ pub use observation::{
 };
 pub use pending::{Action, Deadlines, PODLESS_REMOVABLE_AFTER, PendingCause};
 pub use record::{
-    Capacity, Estimates, Failures, Intent, PoolState, RECORD_VERSION, ServiceTime, StateRecord, job_name,
+    Capacity, Estimates, Failures, Intent, LastFailure, PoolState, RECORD_VERSION, ServiceTime, StateRecord,
+    job_name,
 };
 pub use sample::Sample;
 pub use served::ServiceSource;

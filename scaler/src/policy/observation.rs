@@ -185,6 +185,9 @@ pub struct Ending {
     /// What the cluster says about its end, where that tells more than an exit code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The last lines that it wrote, where it died without a report and the cluster keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_words: Option<String>,
     /// Whether the cluster took it away (its node lost or drained, itself evicted): nobody's failure.
     pub disrupted: bool,
 }

@@ -41,6 +41,9 @@ pub struct PoolState {
     pub failures: Failures,
     /// No launch before this.
     pub cooldown_until: Option<Time>,
+    /// How the last failure came about; kept when it is forgiven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
     /// The last launch was refused for want of room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_capacity: Option<Capacity>,
@@ -62,6 +65,21 @@ pub struct Capacity {
     pub until: Time,
     /// What the cluster said.
     pub detail: String,
+}
+
+/// How a failure came about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastFailure {
+    /// When it was counted.
+    pub at: Time,
+    /// The Job's name.
+    pub worker: String,
+    /// Why, in words.
+    pub why: String,
+    /// The last lines that the worker wrote, where the cluster keeps them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_words: Option<String>,
 }
 
 /// Failures in a row.
@@ -203,6 +221,7 @@ impl Default for PoolState {
             last_settled_launch: None,
             failures: Failures::default(),
             cooldown_until: None,
+            last_failure: None,
             at_capacity: None,
             paused: false,
             intents: Vec::new(),

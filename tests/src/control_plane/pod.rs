@@ -185,6 +185,8 @@ fn running(ready: bool) -> Value {
 
 fn over(code: u8, reason: &str, report: Option<&ExitReport>, disruption: Option<&Value>) -> Value {
     let message = report.and_then(|report| serde_json::to_string(report).ok());
+    // What a kubelet keeps of the log where there is no report.
+    let message = message.or_else(|| (code != 0).then(|| "loading\ncannot open /models".to_owned()));
     let state = json!({ "terminated": {
         "exitCode": code, "reason": reason, "message": message,
         "startedAt": objects::now(), "finishedAt": objects::now(),

@@ -18,6 +18,11 @@ use crate::{policy::Ending, time::Time};
 const DISRUPTIONS: [&str; 6] =
     ["Evicted", "Terminated", "NodeLost", "NodeShutdown", "Shutdown", "Preempting"];
 
+/// So many of the last lines of a worker without a report are kept …
+const LAST_LINES: usize = 10;
+/// … in at most so many bytes: they stand in the state record.
+const LAST_BYTES: usize = 1024;
+
 /// The end of a worker whose Job is finished. `pod` is as last seen, `listed` whether it is still there.
 pub(super) fn ending(job: &Job, pod: Option<&Pod>, listed: bool, now: Time) -> Ending {
     let condition_of_end = finished(job);
@@ -52,10 +57,28 @@ pub(super) fn ending(job: &Job, pod: Option<&Pod>, listed: bool, now: Time) -> E
         started: pod.map_or(had_pod, has_started),
         lead_time,
         exit_code: worker.and_then(|worker| u8::try_from(worker.exit_code).ok()),
-        report,
+        report: report.clone(),
         detail: (!detail.is_empty()).then(|| short(&detail)),
+        last_words: worker.filter(|_| report.is_none()).and_then(last_words),
         disrupted: disruption.is_some(),
     }
+}
+
+/// What the container wrote last, if that is no report: with the policy `FallbackToLogsOnError` its log.
+fn last_words(ended: &ContainerStateTerminated) -> Option<String> {
+    let message = ended.message.as_deref().filter(|_| ended.reason.as_deref() != Some("StartError"))?;
+    let is_shown = |c: char| if c.is_control() { ' ' } else { c };
+    let lines: Vec<String> = message
+        .lines()
+        .map(|line| line.chars().map(is_shown).collect::<String>().trim_end().to_owned())
+        .collect();
+    let lines = lines.iter().rposition(|line| !line.is_empty()).map_or(&[][..], |last| &lines[..=last]);
+    let text = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+    let mut from = text.len().saturating_sub(LAST_BYTES);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    Some(text[from..].to_owned()).filter(|text| !text.is_empty())
 }
 
 /// The Job's own reason, where it tells more than that its only pod failed.

@@ -160,6 +160,7 @@ async fn a_worker_goes_through_its_phases() {
         exit_code: Some(0),
         report: Some(report),
         detail: None,
+        last_words: None,
         disrupted: false,
     };
     assert_eq!(place.phase().await, Phase::Finished(ending));

@@ -224,6 +224,15 @@ impl Story {
         let (at, report, exit_code) =
             self.exit.map_or((changed, None, None), |(at, report, code)| (at, Some(report), Some(code)));
         let started = self.started.is_some();
-        Ending { at: at.min(now), started, lead_time, exit_code, report, detail: None, disrupted: false }
+        Ending {
+            at: at.min(now),
+            started,
+            lead_time,
+            exit_code,
+            report,
+            detail: None,
+            last_words: None,
+            disrupted: false,
+        }
     }
 }

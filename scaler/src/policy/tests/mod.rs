@@ -4,6 +4,7 @@ mod advice;
 mod age;
 mod age_counted;
 mod arrivals;
+mod breaker;
 mod decide;
 mod differential;
 mod earlier_loop;

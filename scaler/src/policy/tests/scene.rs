@@ -112,6 +112,7 @@ pub(super) fn ending(done: u64) -> Ending {
         exit_code: Some(0),
         report: Some(report),
         detail: None,
+        last_words: None,
         disrupted: false,
     }
 }

@@ -40,6 +40,7 @@ fn a_worker_that_ended_in_order_is_known_by_its_report() {
         exit_code: Some(0),
         report: Some(report()),
         detail: None,
+        last_words: None,
         disrupted: false,
     };
     assert_eq!(of(&job, &pod), expected);
@@ -55,6 +56,21 @@ fn a_report_that_is_cut_or_garbage_is_none() {
         assert_eq!((ending.report.as_ref(), ending.lead_time, ending.exit_code), (None, None, Some(70)));
         assert_eq!(text(&ending), "failed: ended with exit code 70 without a report");
     }
+}
+
+#[test]
+fn what_a_worker_wrote_last_is_kept_where_it_left_no_report_and_not_more_of_it() {
+    let job = job(ended("Failed", "BackoffLimitExceeded"));
+    let words =
+        |code, message: &str| of(&job, &pod_in("Failed", &[], terminated(code, "Error", message))).last_words;
+    assert_eq!(words(3, "first\nlast\n").as_deref(), Some("first\nlast"));
+    assert_eq!(words(3, "bell \u{7}\r\nlast").as_deref(), Some("bell\nlast"));
+    assert_eq!(words(3, " \n"), None);
+    assert_eq!(words(70, &message(&report())), None, "a report tells itself");
+    let lines = (0..50).map(|n| format!("line {n}")).collect::<Vec<_>>();
+    assert_eq!(words(3, &lines.join("\n")), Some(lines[40..].join("\n")));
+    let long = words(3, &"ü".repeat(4000)).unwrap();
+    assert!(long.len() <= 1024 && long.ends_with('ü'), "{}", long.len());
 }
 
 #[test]
