@@ -6,6 +6,7 @@
 
 mod budget;
 mod causes;
+mod events;
 mod harness;
 mod launches;
 mod outages;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::batch::v1::Job;
 use mayfly_tests::{
     bed::rounds,
-    control_plane::{Request, Space},
+    control_plane::{Request, Script, Space},
     each_in_a_space, until,
 };
 use serde_json::json;
@@ -49,9 +49,14 @@ async fn one_message_and_a_node_that_comes_late_make_one_job_ever(space: &Space<
     let mut second = space.scaler("second", &[])?;
     let jobs = space.jobs_when("a worker is launched", SOON, |jobs| jobs.len() == 1).await?;
     never_more(space, 1, if rounds(20) == 20 { NODE } else { A_WHILE }).await?;
+    // As a real worker does, it takes the message when it is ready, and not later.
+    space.kubelet.all(Script::Starts);
     space.kubelet.node("a", 10).await?;
-    space.jobs_when("it is ready", SOON, |jobs| ready(jobs) == 1).await?;
+    space.kubelet.sees(&jobs[0].name, "starts", SOON).await?;
+    never_more(space, 1, Duration::from_secs(5)).await?;
     client.take_all(&space.bed.queue, 1, SOON).await?;
+    space.kubelet.all(Script::Works);
+    space.jobs_when("it is ready", SOON, |jobs| ready(jobs) == 1).await?;
     space.kubelet.job(&jobs[0].name, idle(1));
     space.jobs_when("it has ended", SOON, |jobs| jobs[0].ended.is_some()).await?;
     first.decides("Empty", SOON).await?;

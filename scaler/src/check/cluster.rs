@@ -20,7 +20,7 @@ const NEEDED: [(&str, &str, &[&str]); 5] = [
     ("batch", "jobs", &["create", "get", "list", "delete"]),
     ("batch", "cronjobs", &["get"]),
     ("", "pods", &["list", "delete"]),
-    ("", "events", &["list"]),
+    ("", "events", &["list", "create"]),
     ("", "configmaps", &["get", "update"]),
 ];
 

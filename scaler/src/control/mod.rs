@@ -2,6 +2,7 @@
 //! woke it, and it never waits inside an action.
 
 mod actor;
+mod bulletin;
 mod course;
 mod view;
 
@@ -12,6 +13,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use self::{
     actor::{Acted, Actor, Brief},
+    bulletin::Bulletin,
     view::View,
 };
 use crate::{
@@ -52,6 +54,9 @@ pub struct Control<L, S> {
     memory: Memory,
     view: View,
     acting: Option<JoinHandle<Acted>>,
+    bulletin: Bulletin,
+    /// What is being told.
+    telling: Option<JoinHandle<()>>,
     due: Due,
     /// The last decision's name by pool, so that only changes are logged.
     told: std::collections::BTreeMap<String, &'static str>,
@@ -94,6 +99,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             memory: Memory::default(),
             view: View::new(now),
             acting: None,
+            bulletin: Bulletin::new(now),
+            telling: None,
             due: Due { listing: now, state: now, estimates: now, intents: now, removals: now },
             told: std::collections::BTreeMap::new(),
         }
@@ -121,6 +128,9 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
                 acted = ended(&mut self.acting) => self.take_in(acted),
                 () = pause => {}
             }
+        }
+        if let Some(telling) = self.telling.take() {
+            telling.abort();
         }
         if let Some(mut acting) = self.acting.take() {
             tokio::select! {
@@ -159,6 +169,9 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let wants_to_act = wants_to_launch || (wants_to_remove && now >= self.due.removals);
         let persist_estimates = self.estimates_are_due(&config, now);
         let intents = self.intents_are_due(now);
+        if !self.dry_run {
+            self.publish(&decisions, now).await;
+        }
         // An empty page is never shown: only a receiver that is gone ignores it.
         self.status.send_replace(Some(Arc::new(Status {
             dry_run: self.dry_run,
@@ -307,6 +320,29 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             self.due.intents = now + INTENT_CADENCE;
         }
         is_due
+    }
+
+    /// Tells of what is new where people look for it. Nothing waits for that, and nothing depends on it.
+    async fn publish(&mut self, decisions: &std::collections::BTreeMap<String, Decision>, now: Time) {
+        let Self { bulletin, view, telling, actor, config, .. } = self;
+        let (workers, record) = (view.workers.known(), view.record.known());
+        bulletin.see(workers.map(Vec::as_slice), record, decisions, now);
+        if let Some(over) = telling.take_if(|telling| telling.is_finished())
+            && let Err(panic) = over.await
+        {
+            tracing::error!(error = %chain(&panic), "an event's telling ended abnormally");
+        }
+        if telling.is_some() {
+            return;
+        }
+        let Some(news) = bulletin.due(now) else { return };
+        let Some(pool) = config.pool(&news.pool).cloned() else { return };
+        let actor = Arc::clone(actor);
+        *telling = Some(tokio::spawn(async move {
+            if let Err(error) = actor.launcher.tell(&news, &pool).await {
+                tracing::debug!(error = %chain(&error), reason = news.reason, "an event cannot be written");
+            }
+        }));
     }
 
     /// Logs each hold whose reason is new; the act tells of launches and withdrawals, where there is one.

@@ -40,6 +40,11 @@ pub trait Launcher: Send + Sync + 'static {
         now: Time,
     ) -> impl Future<Output = Result<(), LaunchError>> + Send;
 
+    /// Tells people where they look for what becomes of the pool's template. Nothing depends on it.
+    fn tell(&self, _: &News, _: &PoolConfig) -> impl Future<Output = Result<(), LaunchError>> + Send {
+        async { Ok(()) }
+    }
+
     /// How often to list: while work waits or a worker is pending, and otherwise.
     fn cadence(&self) -> Cadence;
 }
@@ -62,6 +67,27 @@ pub struct Cadence {
     pub idle: Duration,
     /// The first time after an act, which has listed itself: when what it did shows.
     pub after_act: Duration,
+}
+
+/// Something that people may want to know of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The pool.
+    pub pool: String,
+    /// What it is, in one word.
+    pub reason: &'static str,
+    /// What makes it the same news for several scalers: a worker, a time.
+    pub key: String,
+    /// In words; of several the last.
+    pub note: String,
+    /// Whether somebody should look at it.
+    pub warning: bool,
+    /// How often it happened.
+    pub count: u32,
+    /// For the first time.
+    pub first: Time,
+    /// For the last time.
+    pub last: Time,
 }
 
 /// One Job to create.

@@ -5,6 +5,7 @@
 
 mod cause;
 mod ending;
+mod event;
 mod memory;
 mod names;
 mod phase;
@@ -31,7 +32,7 @@ use self::{
     names::{CONTROLLER, Identity},
     template::Built,
 };
-use super::{Cadence, LaunchError, Launched, Launcher, Look, Plan, Removed};
+use super::{Cadence, LaunchError, Launched, Launcher, Look, News, Plan, Removed};
 use crate::{
     cluster::{CallError, Cluster},
     config::{PoolConfig, WorkerTemplate},
@@ -243,6 +244,24 @@ impl Launcher for KubernetesLauncher {
     async fn tidy(&self, _: &[Worker], _: &[Worker], _: Time) -> Result<(), LaunchError> {
         // Ended Jobs go by their ttlSecondsAfterFinished.
         Ok(())
+    }
+
+    async fn tell(&self, news: &News, pool: &PoolConfig) -> Result<(), LaunchError> {
+        let what = || "an event".to_owned();
+        let WorkerTemplate::CronJob(name) = &pool.worker else { return Ok(()) };
+        // A template that was replaced since is told of by the next launch that reads it.
+        let known = lock(&self.templates).get(name).map(|(_, template)| template.clone());
+        let template = match known {
+            Some(template) => template,
+            None => self.template(name).await.map_err(|error| failed(what(), error))?,
+        };
+        let uid = &template["metadata"]["uid"];
+        let event = event::event(news, name, uid, self.cluster.namespace());
+        match self.cluster.create::<Event>("create an event", &event).await {
+            // Another scaler told it.
+            Err(error) if !error.is_already_exists() => Err(failed(what(), error)),
+            _ => Ok(()),
+        }
     }
 
     fn cadence(&self) -> Cadence {

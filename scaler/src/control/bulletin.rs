@@ -1,0 +1,301 @@
+//! What is worth an Event, from what the loop sees: launches, ready workers, failures, holds that people can do
+//! something about. Pure; equal news are put together, and told at a bounded rate.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{
+    launcher::News,
+    policy::{Decision, Hold, Phase, StateRecord, Worker},
+    time::Time,
+};
+
+/// Between two Events of whatever kind.
+const EACH: Duration = Duration::from_secs(2);
+/// Between two Events of one pool and reason; what comes meanwhile is counted.
+const SAME: Duration = Duration::from_secs(30);
+
+/// What was seen before, and what is to be told.
+#[derive(Debug)]
+pub(super) struct Bulletin {
+    /// What was before is no news.
+    begun: Time,
+    /// Jobs seen before, and whether they were ready.
+    seen: BTreeMap<String, bool>,
+    /// Why launches were intended, by pool and serial.
+    reasons: BTreeMap<(String, u64), String>,
+    /// The last failure that was told, by pool.
+    failures: BTreeMap<String, Time>,
+    /// The reason of each pool that holds for one worth telling.
+    held: BTreeMap<String, &'static str>,
+    waiting: BTreeMap<(String, &'static str), News>,
+    told: BTreeMap<(String, &'static str), Time>,
+    last: Option<Time>,
+}
+
+// === impl Bulletin ===
+
+impl Bulletin {
+    pub(super) const fn new(begun: Time) -> Self {
+        Self {
+            begun,
+            seen: BTreeMap::new(),
+            reasons: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            held: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            told: BTreeMap::new(),
+            last: None,
+        }
+    }
+
+    /// Takes in what is known now.
+    pub(super) fn see(
+        &mut self,
+        workers: Option<&[Worker]>,
+        record: Option<&StateRecord>,
+        decisions: &BTreeMap<String, Decision>,
+        now: Time,
+    ) {
+        if let Some(record) = record {
+            self.see_record(record, now);
+        }
+        if let Some(workers) = workers {
+            self.see_workers(workers, now);
+        }
+        for (pool, decision) in decisions {
+            self.see_decision(pool, decision, now);
+        }
+        let pools: BTreeSet<_> = decisions.keys().collect();
+        self.held.retain(|pool, _| pools.contains(pool));
+        self.waiting.retain(|(pool, _), _| pools.contains(pool));
+        self.told.retain(|_, at| now.since(*at) < SAME);
+    }
+
+    /// The next thing to tell, if it is time for it.
+    pub(super) fn due(&mut self, now: Time) -> Option<News> {
+        if self.last.is_some_and(|last| now.since(last) < EACH) {
+            return None;
+        }
+        let free = |key: &&(String, &'static str)| !self.told.contains_key(*key);
+        let oldest = self.waiting.iter().filter(|(key, _)| free(key)).min_by_key(|(_, news)| news.first);
+        let key = oldest.map(|(key, _)| key.clone())?;
+        self.last = Some(now);
+        self.told.insert(key.clone(), now);
+        self.waiting.remove(&key)
+    }
+
+    fn see_record(&mut self, record: &StateRecord, now: Time) {
+        let intents = |(pool, state): (&String, &crate::policy::PoolState)| {
+            let reason =
+                |intent: &crate::policy::Intent| ((pool.clone(), intent.serial), intent.reason.clone());
+            state.intents.iter().map(reason).collect::<Vec<_>>()
+        };
+        self.reasons.extend(record.pools.iter().flat_map(intents));
+        for (pool, state) in &record.pools {
+            let Some(failure) = state.last_failure.as_ref().filter(|failure| failure.at >= self.begun) else {
+                continue;
+            };
+            if self.failures.insert(pool.clone(), failure.at) != Some(failure.at) {
+                let note = format!("{} {}", failure.worker, failure.why);
+                self.add(pool, "Failed", &failure.worker, note, true, now);
+            }
+        }
+    }
+
+    fn see_workers(&mut self, workers: &[Worker], now: Time) {
+        let mut seen = BTreeMap::new();
+        for worker in workers {
+            let before = self.seen.get(&worker.name).copied();
+            let recent = worker.serial.filter(|_| worker.launched >= self.begun);
+            if let Some(serial) = recent.filter(|_| before.is_none()) {
+                let reason = self.reasons.remove(&(worker.pool.clone(), serial));
+                let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+                self.add(&worker.pool, "Launched", &worker.name, format!("{}{why}", worker.name), false, now);
+            }
+            let mut ready = before == Some(true);
+            if let Phase::Ready { since } = worker.phase {
+                if recent.is_some() && !ready {
+                    let lead = since.since(worker.launched).as_secs_f64();
+                    let note = format!("{} is ready, {lead:.1} s after it was launched", worker.name);
+                    self.add(&worker.pool, "Ready", &worker.name, note, false, now);
+                }
+                ready = true;
+            }
+            seen.insert(worker.name.clone(), ready);
+        }
+        self.seen = seen;
+        // What was refused never comes to be.
+        while self.reasons.len() > MOST_REASONS {
+            self.reasons.pop_first();
+        }
+    }
+
+    fn see_decision(&mut self, pool: &str, decision: &Decision, now: Time) {
+        let reason = match decision {
+            Decision::Hold(hold) if is_worth_telling(hold) => Some(hold.as_str()),
+            _ => None,
+        };
+        let before = match reason {
+            Some(reason) => self.held.insert(pool.to_owned(), reason),
+            None => self.held.remove(pool),
+        };
+        if before == reason {
+            return;
+        }
+        // Replicas see it at nearly the same time: one Event is enough.
+        let minute = (now.as_millis() / 60_000).to_string();
+        let at_capacity = "AtCapacity";
+        if let Some(reason) = reason {
+            let usual = matches!(reason, "Paused" | "AtMaximum" | "QuotaReached");
+            self.add(pool, reason, &minute, decision.to_string(), !usual, now);
+        } else if before == Some(at_capacity) {
+            self.add(pool, "Resumed", &minute, format!("there is room again: {decision}"), false, now);
+        }
+    }
+
+    fn add(&mut self, pool: &str, reason: &'static str, key: &str, note: String, warning: bool, now: Time) {
+        let news = News {
+            pool: pool.to_owned(),
+            reason,
+            key: key.to_owned(),
+            note: note.clone(),
+            warning,
+            count: 0,
+            first: now,
+            last: now,
+        };
+        let entry = self.waiting.entry((pool.to_owned(), reason)).or_insert(news);
+        entry.count += 1;
+        entry.note = note;
+        entry.last = now;
+    }
+}
+
+/// More intents than this are never open.
+const MOST_REASONS: usize = 1000;
+
+/// Whether people may want to do something about it; the others are how scaling goes.
+const fn is_worth_telling(hold: &Hold) -> bool {
+    matches!(
+        hold,
+        Hold::Unknown { .. }
+            | Hold::Paused
+            | Hold::CoolingDown { .. }
+            | Hold::AtMaximum { .. }
+            | Hold::QuotaReached { .. }
+            | Hold::QueueMissing { .. }
+            | Hold::AtCapacity { .. }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PendingCause;
+
+    const NOW: Time = Time::from_millis(1_800_000_000_000);
+
+    fn later(seconds: u64) -> Time {
+        NOW + Duration::from_secs(seconds)
+    }
+
+    fn worker(serial: u64, phase: Phase) -> Worker {
+        Worker {
+            name: format!("mayfly-p-{serial}"),
+            pool: "p".to_owned(),
+            serial: Some(serial),
+            slot: Some(0),
+            launched: NOW,
+            node: None,
+            cold: false,
+            phase,
+        }
+    }
+
+    fn pending() -> Phase {
+        Phase::Pending { started: false, cause: PendingCause::Creating, since: NOW, detail: None }
+    }
+
+    fn decisions(hold: Hold) -> BTreeMap<String, Decision> {
+        [("p".to_owned(), Decision::Hold(hold))].into()
+    }
+
+    fn at_capacity() -> Hold {
+        Hold::AtCapacity { cause: PendingCause::NodesAtLimit, detail: None }
+    }
+
+    /// Everything that is told up to a second, with its count.
+    fn told(bulletin: &mut Bulletin, seconds: std::ops::Range<u64>) -> Vec<(&'static str, u32)> {
+        seconds.filter_map(|at| bulletin.due(later(at))).map(|news| (news.reason, news.count)).collect()
+    }
+
+    #[test]
+    fn a_workers_launch_and_its_readiness_are_told_once_with_its_lead_time() {
+        let mut bulletin = Bulletin::new(NOW);
+        let idle = decisions(Hold::Empty);
+        for phase in
+            [pending(), pending(), Phase::Ready { since: later(7) }, Phase::Ready { since: later(7) }]
+        {
+            bulletin.see(Some(&[worker(1, phase)]), None, &idle, later(8));
+        }
+        let news: Vec<_> = (8..100).filter_map(|at| bulletin.due(later(at))).collect();
+        let told: Vec<_> = news.iter().map(|news| (news.reason, &*news.note)).collect();
+        let ready = "mayfly-p-1 is ready, 7.0 s after it was launched";
+        assert_eq!(told, [("Launched", "mayfly-p-1"), ("Ready", ready)]);
+    }
+
+    #[test]
+    fn what_was_there_before_us_is_no_news() {
+        let mut bulletin = Bulletin::new(later(1));
+        bulletin.see(
+            Some(&[worker(1, Phase::Ready { since: NOW })]),
+            None,
+            &decisions(Hold::Empty),
+            later(2),
+        );
+        assert_eq!(told(&mut bulletin, 2..100), []);
+    }
+
+    #[test]
+    fn fifty_launches_at_once_are_one_event() {
+        let mut bulletin = Bulletin::new(NOW);
+        let fleet: Vec<_> = (1..=50).map(|serial| worker(serial, pending())).collect();
+        bulletin.see(Some(&fleet[..1]), None, &decisions(Hold::Empty), NOW);
+        assert_eq!(told(&mut bulletin, 0..5), [("Launched", 1)]);
+        bulletin.see(Some(&fleet), None, &decisions(Hold::Empty), later(5));
+        assert_eq!(told(&mut bulletin, 5..30), [], "not so soon after the first");
+        bulletin.see(Some(&fleet), None, &decisions(Hold::Empty), later(30));
+        assert_eq!(told(&mut bulletin, 30..100), [("Launched", 49)]);
+    }
+
+    #[test]
+    fn a_hold_is_told_when_its_reason_changes_and_so_is_its_end() {
+        let mut bulletin = Bulletin::new(NOW);
+        for second in 0..10 {
+            bulletin.see(None, None, &decisions(at_capacity()), later(second));
+        }
+        assert_eq!(told(&mut bulletin, 10..20), [("AtCapacity", 1)]);
+        bulletin.see(None, None, &decisions(Hold::Empty), later(20));
+        assert_eq!(told(&mut bulletin, 20..30), [("Resumed", 1)]);
+        bulletin.see(None, None, &decisions(Hold::Paused), later(60));
+        bulletin.see(None, None, &decisions(Hold::Empty), later(61));
+        assert_eq!(told(&mut bulletin, 61..90), [("Paused", 1)], "what is usual is not told");
+    }
+
+    #[test]
+    fn whatever_happens_there_is_one_event_in_two_seconds_at_most() {
+        let mut bulletin = Bulletin::new(NOW);
+        let mut count = 0;
+        for second in 0..600 {
+            let hold = if second % 2 == 0 { at_capacity() } else { Hold::Empty };
+            let fleet = [worker(second, Phase::Ready { since: NOW })];
+            bulletin.see(Some(&fleet), None, &decisions(hold), later(second));
+            count += usize::from(bulletin.due(later(second)).is_some());
+        }
+        assert!(count <= 4 * 600 / 30, "{count} in 600 s");
+        assert!(count >= 4 * 600 / 30 - 8, "{count} in 600 s");
+    }
+}
