@@ -167,3 +167,66 @@ fn of_several_pods_of_one_job_the_living_one_counts() {
         assert_eq!(only(&memory, NOW).phase, Phase::Ready { since: at(5) });
     }
 }
+
+#[test]
+fn a_cause_on_the_node_has_its_time_from_when_it_is_seen_and_not_from_the_node() {
+    let mut memory = Memory::default();
+    memory.take_jobs(vec![job(json!({ "active": 1 }))]);
+    let stuck = |container| pod_in("Pending", &[("PodScheduled", "True", 45)], container);
+    let pending = |memory: &Memory, now| match only(memory, now).phase {
+        Phase::Pending { cause, since, .. } => (cause, since),
+        other => panic!("{other:?}"),
+    };
+    // Seen for the first time: it may be so for as long as it has its node.
+    memory.take_pods(vec![stuck(waiting("ContainerCreating", ""))], NOW);
+    assert_eq!(pending(&memory, NOW), (PendingCause::Starting, at(45)));
+    for second in [100, 130] {
+        memory.take_pods(vec![stuck(waiting("CreateContainerError", "x"))], later(second));
+        assert_eq!(
+            pending(&memory, later(second)),
+            (PendingCause::RuntimeError, later(100)),
+            "at {second} s"
+        );
+    }
+}
+
+#[test]
+fn events_that_cannot_be_read_change_nothing_and_are_asked_for_again() {
+    let mut memory = Memory::default();
+    memory.take_jobs(vec![job(json!({ "active": 1 }))]);
+    let creating = pod_in("Pending", &[("PodScheduled", "True", 45)], waiting("ContainerCreating", ""));
+    memory.take_pods(vec![creating], NOW);
+    let asked = vec![("job-7".to_owned(), "pod-7".to_owned())];
+    assert_eq!(memory.silent(NOW), asked);
+    let mount = [event("FailedMount", "no secret", 1)];
+    memory.take_events("job-7", "pod-7".to_owned(), Some(&mount), NOW);
+    let cause = |memory: &Memory| match only(memory, NOW).phase {
+        Phase::Pending { cause, .. } => cause,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(cause(&memory), PendingCause::Volumes);
+    assert_eq!(memory.silent(later(5)), asked, "it is still not clear");
+    memory.take_events("job-7", "pod-7".to_owned(), None, later(5));
+    assert_eq!(cause(&memory), PendingCause::Volumes);
+    assert!(memory.silent(later(9)).is_empty() && memory.silent(later(10)) == asked);
+}
+
+#[test]
+fn of_many_stuck_workers_two_are_asked_about_at_a_time_and_all_in_turn() {
+    let mut memory = Memory::default();
+    let numbered = |number: u64| {
+        job_with(json!({ "metadata": { "name": format!("j-{number}"), "uid": format!("u-{number}") } }))
+    };
+    memory.take_jobs((1..=5).map(numbered).collect());
+    memory.take_pods(vec![], NOW);
+    let mut asked = std::collections::BTreeSet::new();
+    for second in 0..3 {
+        let silent = memory.silent(later(second));
+        assert!(silent.len() <= 2, "{silent:?}");
+        for (uid, object) in silent {
+            memory.take_events(&uid, object, Some(&[]), later(second));
+            asked.insert(uid);
+        }
+    }
+    assert_eq!(asked.len(), 5);
+}
