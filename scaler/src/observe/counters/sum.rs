@@ -9,7 +9,7 @@ use std::{
 use super::page::{Counts, Page};
 use crate::{policy::Counters, time::Time};
 
-/// A node whose counters go back more often than this in [`FALLS_WITHIN`] is several nodes.
+/// A node of which a queue's counter goes back more often than this in [`FALLS_WITHIN`] is several nodes.
 const FALLS: usize = 2;
 const FALLS_WITHIN: Duration = Duration::from_mins(2);
 
@@ -25,9 +25,9 @@ pub(crate) struct Sum {
 struct Endpoint {
     node: Option<String>,
     queues: BTreeMap<String, Carried>,
-    /// When its counters last went back.
-    falls: VecDeque<Time>,
-    /// It was found out: what it says is believed no more.
+    /// When the counters of which queues last went back.
+    falls: VecDeque<(Time, String)>,
+    /// It was found out for good: what it says is believed no more.
     refused: Option<Refused>,
 }
 
@@ -155,7 +155,8 @@ impl Endpoint {
             return Err(refused.clone());
         }
         let judged = self.judge(page, watched, now);
-        self.refused = judged.clone().err();
+        // What looks like several nodes may be one that is restarted again and again.
+        self.refused = judged.clone().err().filter(|refused| *refused != Refused::GoesBack);
         judged
     }
 
@@ -169,11 +170,16 @@ impl Endpoint {
             return Err(Refused::Balanced(known.clone(), node.clone()));
         }
         self.node.clone_from(&page.node);
-        let mut fell = false;
-        // A queue that is no longer named has begun anew as well.
         for (queue, carried) in &mut self.queues {
-            let counts = page.queues.get(queue).copied().unwrap_or_default();
-            fell |= carried.published.carry(counts.published.unwrap_or(0));
+            let Some(counts) = page.queues.get(queue) else {
+                // It was deleted: should it come back, it begins anew.
+                carried.published.carry(0);
+                continue;
+            };
+            // Without a number nothing was counted since the broker's last start.
+            if carried.published.carry(counts.published.unwrap_or(carried.published.last)) {
+                self.falls.push_back((now, queue.clone()));
+            }
             carried.acknowledged.carry(counts.acknowledged.unwrap_or(carried.acknowledged.last));
         }
         let is_watched = |queue: &str| {
@@ -187,13 +193,11 @@ impl Endpoint {
                 acknowledged: number(counts.acknowledged),
             });
         }
-        if fell {
-            self.falls.push_back(now);
-        }
-        while self.falls.front().is_some_and(|at| now.since(*at) > FALLS_WITHIN) {
+        while self.falls.front().is_some_and(|(at, _)| now.since(*at) > FALLS_WITHIN) {
             self.falls.pop_front();
         }
-        if self.falls.len() > FALLS { Err(Refused::GoesBack) } else { Ok(()) }
+        let of = |queue: &String| self.falls.iter().filter(|(_, other)| other == queue).count();
+        if self.falls.iter().any(|(_, queue)| of(queue) > FALLS) { Err(Refused::GoesBack) } else { Ok(()) }
     }
 }
 
@@ -278,6 +282,53 @@ mod tests {
         }
         assert_eq!(outcomes.last(), Some(&Err((0, Refused::GoesBack))));
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 5, "a restart is none");
+    }
+
+    #[test]
+    fn queues_that_are_deleted_and_a_broker_that_is_restarted_are_not_taken_for_several_nodes() {
+        let mut sum = of(1);
+        let names = ["q", "q.retry.5s", "q.retry.30s", "q.retry.2m", "q.retry.10m"];
+        let mut now = NOW;
+        let mut fold = |counts: &[(&str, u64)]| {
+            now = now + Duration::from_secs(2);
+            sum.fold(&[page(None, counts)], now).unwrap();
+        };
+        let all = names.map(|name| (name, 9));
+        fold(&all);
+        // They go one by one, come back, and begin anew one by one.
+        for gone in 1..=all.len() {
+            fold(&all[gone..]);
+        }
+        fold(&all);
+        for restarted in 1..=all.len() {
+            let mut counts = all;
+            counts[..restarted].iter_mut().for_each(|(_, count)| *count = 1);
+            fold(&counts);
+        }
+    }
+
+    #[test]
+    fn a_node_that_was_restarted_again_and_again_is_believed_once_it_stays() {
+        let mut sum = of(1);
+        for round in 0..4 {
+            let count = 10 - round;
+            let _ = sum.fold(&[page(None, &[("q", count)])], NOW + Duration::from_secs(round));
+        }
+        let mut fold = |later| sum.fold(&[page(None, &[("q", 20)])], NOW + later);
+        assert_eq!(fold(Duration::from_secs(5)), Err((0, Refused::GoesBack)));
+        assert_eq!(fold(FALLS_WITHIN + Duration::from_secs(5)), Ok(()));
+    }
+
+    #[test]
+    fn a_queue_without_a_number_keeps_its_count() {
+        let mut sum = of(1);
+        let mut silent = page(None, &[("q", 0)]);
+        silent.queues.insert("q".to_owned(), Counts::default());
+        for (page, total) in [(page(None, &[("q", 7)]), 7), (silent, 7), (page(None, &[("q", 2)]), 9)] {
+            let pages = [page];
+            sum.fold(&pages, NOW).unwrap();
+            assert_eq!(published(&sum, &pages), total);
+        }
     }
 
     #[test]
