@@ -43,7 +43,9 @@ async fn is_told(space: &Space<'_>, reason: &str, words: &str) -> Result<()> {
 async fn launches_holds_and_failures_are_told_on_the_template(space: &Space<'_>) -> Result<()> {
     let client = waiting(space, 10).await?;
     space.kubelet.node("a", 1).await?;
-    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 3, "cooldown_base": "2s" }))?;
+    let limited_to =
+        |most: u32| json!({ "launch_interval": "500ms", "max_workers": most, "cooldown_base": "2s" });
+    space.configure(&limited_to(3))?;
     let mut first = space.scaler("first", &[])?;
     let mut second = space.scaler("second", &[])?;
     space.jobs_when("one waits for a node", SOON, |jobs| ready(jobs) == 1 && alive(jobs) == 2).await?;
@@ -58,10 +60,12 @@ async fn launches_holds_and_failures_are_told_on_the_template(space: &Space<'_>)
     let words = "pod didn't trigger scale-up: 1 max node group size reached";
     say(space, pod, 1, "cluster-autoscaler", "NotTriggerScaleUp", words).await?;
     is_told(space, "AtCapacity", "max node group size reached").await?;
-    // The one that comes next crashes.
-    space.kubelet.all(Script::Ends { code: 3, report: None });
     space.kubelet.node("b", 5).await?;
     is_told(space, "Resumed", "there is room again").await?;
+    space.jobs_when("three workers are ready", SOON, |jobs| ready(jobs) == 3).await?;
+    // The one that comes next crashes.
+    space.kubelet.all(Script::Ends { code: 3, report: None });
+    space.configure(&limited_to(4))?;
     is_told(space, "Failed", "ended with exit code 3").await?;
     is_told(space, "CoolingDown", "failed workers").await?;
 

@@ -127,7 +127,11 @@ async fn a_worker_that_fits_no_node_is_given_up(space: &Space<'_>) -> Result<()>
     say(space, &pod, 1, "cluster-autoscaler", "NotTriggerScaleUp", message).await?;
     tells(space, &scaler, "WaitingForPending", "fits no node").await?;
     fails(space, &scaler, "fits no node").await?;
-    until("its pod is gone", SOON, async || Ok(space.pods().await?.is_empty())).await?;
+    // Once it has cooled down, another one comes.
+    until("its pod is gone", SOON, async || {
+        Ok(space.pods().await?.iter().all(|other| other.metadata.uid != pod.metadata.uid))
+    })
+    .await?;
     ends(&mut scaler.process).await?;
     client.close().await
 }

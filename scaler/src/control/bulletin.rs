@@ -147,12 +147,17 @@ impl Bulletin {
         }
         // Replicas see it at nearly the same time: one Event is enough.
         let minute = (now.as_millis() / 60_000).to_string();
-        let at_capacity = "AtCapacity";
+        // Where nothing is known, or nothing may be launched, room shows later or not at all.
+        let says_nothing = matches!(
+            decision,
+            Decision::Hold(Hold::Unknown { .. } | Hold::Paused | Hold::QueueMissing { .. })
+        );
+        if before == Some("AtCapacity") && !says_nothing {
+            self.add(pool, "Resumed", &minute, format!("there is room again: {decision}"), false, now);
+        }
         if let Some(reason) = reason {
             let usual = matches!(reason, "Paused" | "AtMaximum" | "QuotaReached");
             self.add(pool, reason, &minute, decision.to_string(), !usual, now);
-        } else if before == Some(at_capacity) {
-            self.add(pool, "Resumed", &minute, format!("there is room again: {decision}"), false, now);
         }
     }
 
@@ -283,6 +288,10 @@ mod tests {
         bulletin.see(None, None, &decisions(Hold::Paused), later(60));
         bulletin.see(None, None, &decisions(Hold::Empty), later(61));
         assert_eq!(told(&mut bulletin, 61..90), [("Paused", 1)], "what is usual is not told");
+        bulletin.see(None, None, &decisions(at_capacity()), later(100));
+        bulletin.see(None, None, &decisions(Hold::AtMaximum { occupied: 3, maximum: 3 }), later(101));
+        let all = [("AtCapacity", 1), ("AtMaximum", 1), ("Resumed", 1)];
+        assert_eq!(told(&mut bulletin, 101..110), all, "also where it came to its maximum");
     }
 
     #[test]

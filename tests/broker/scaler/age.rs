@@ -135,6 +135,12 @@ impl Scene {
     async fn all_phases(&mut self) -> Result<()> {
         let long = rounds(60).max(6);
         let second = Duration::from_secs(1);
+        // First: a quorum queue whose broker is killed soon after its declaration may not come back (no leader).
+        self.phase("declared anew", long, async |truth, n| match n % 5 {
+            0 => truth.delete_and_declare().await,
+            _ => truth.publish(2).await,
+        })
+        .await?;
         self.phase("growing", long, async |truth, _| truth.publish(3).await).await?;
         self.phase("draining", 2 * long, async |truth, n| {
             if n == 0 {
@@ -167,11 +173,6 @@ impl Scene {
         // Between two looks nobody would see it.
         self.phase("purged", long, async |truth, n| match n % 5 {
             0 => truth.purge().await,
-            _ => truth.publish(2).await,
-        })
-        .await?;
-        self.phase("declared anew", long, async |truth, n| match n % 5 {
-            0 => truth.delete_and_declare().await,
             _ => truth.publish(2).await,
         })
         .await?;

@@ -110,6 +110,8 @@ async fn dies_at(crew: &Crew<'_>, client: &Client, count: usize, step: &str, scr
         worker.process.log_tail()
     );
     ensure!(!worker.events()?.contains(&"exit".to_owned()), "{:?}", worker.events());
+    // They outlive it, and may still have something to note.
+    until("its handlers have ended", LIMIT, async || Ok(crew.handlers("dying", &worker).is_empty())).await?;
     Ok(published)
 }
 
