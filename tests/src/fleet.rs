@@ -70,11 +70,15 @@ impl<'a> Fleet<'a> {
     /// # Errors
     /// When files cannot be written.
     pub fn new(bed: &'a Bed, name: &str, command: &[&str], changes: &Value) -> Result<Self> {
-        let directory = bed.directory().join(name);
-        fs::create_dir(&directory)?;
-        let mut fleet = Self { bed, url: bed.broker.url(), config: directory.join("mayfly.yaml"), directory };
+        let mut fleet = Self::unconfigured(bed, name)?;
         fleet.configure(command, changes)?;
         Ok(fleet)
+    }
+
+    fn unconfigured(bed: &'a Bed, name: &str) -> Result<Self> {
+        let directory = bed.directory().join(name);
+        fs::create_dir(&directory)?;
+        Ok(Self { bed, url: bed.broker.url(), config: directory.join("mayfly.yaml"), directory })
     }
 
     /// An instance named `name` with this configuration; instance, broker and launcher are added.
@@ -82,9 +86,7 @@ impl<'a> Fleet<'a> {
     /// # Errors
     /// When files cannot be written.
     pub fn with(bed: &'a Bed, name: &str, config: &Value) -> Result<Self> {
-        let directory = bed.directory().join(name);
-        fs::create_dir(&directory)?;
-        let fleet = Self { bed, url: bed.broker.url(), config: directory.join("mayfly.yaml"), directory };
+        let fleet = Self::unconfigured(bed, name)?;
         let mut config = config.clone();
         config["instance"] = json!("test");
         config["broker"] = json!({ "url_env": BROKER_URL });

@@ -12,9 +12,13 @@ use anyhow::Result;
 use clap::ValueEnum;
 use mayfly_tests::{Process, until};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use crate::{report::Figure, stage::Stage, usage::processor_seconds};
+use crate::{
+    report::Figure,
+    stage::Stage,
+    usage::{memory, processor_seconds},
+};
 
 /// What is measured, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -98,6 +102,15 @@ async fn percent(pid: i32, meanwhile: impl Future<Output = Result<()>>) -> Resul
     let (before, begun) = (processor_seconds(pid)?, Instant::now());
     meanwhile.await?;
     Ok(100.0 * (processor_seconds(pid)? - before) / begun.elapsed().as_secs_f64())
+}
+
+/// For so long: how much of a core process `pid` uses, and the megabytes that it holds at the end.
+async fn watched(pid: i32, length: Duration) -> Result<(f64, f64)> {
+    let pause = async {
+        sleep(length).await;
+        Ok(())
+    };
+    Ok((percent(pid, pause).await?, memory(pid)?.resident))
 }
 
 fn mean(samples: &[f64]) -> f64 {

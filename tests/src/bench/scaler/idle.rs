@@ -6,7 +6,7 @@ use anyhow::Result;
 use mayfly_tests::Kind;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::{SETTLE, connected, mean, percent, start};
+use super::{SETTLE, connected, mean, percent, start, watched};
 use crate::{report::Figure, stage::Stage, usage::memory};
 
 /// DESIGN's targets: megabytes resident, percent of one core.
@@ -27,12 +27,9 @@ pub(super) async fn measure(stage: &Stage, quick: bool, figures: &mut Vec<Figure
     let (mut processor, mut resident) = (Vec::new(), Vec::new());
     for number in 1..=windows {
         eprintln!("idle scaler, {length:?}, {number} of {windows}");
-        let pause = async {
-            sleep(length).await;
-            Ok(())
-        };
-        processor.push(percent(scaler.pid(), pause).await?);
-        resident.push(memory(scaler.pid())?.resident);
+        let (used, held) = watched(scaler.pid(), length).await?;
+        processor.push(used);
+        resident.push(held);
     }
     let peak = memory(scaler.pid())?.peak;
     scaler.kill().await?;

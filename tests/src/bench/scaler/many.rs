@@ -8,7 +8,7 @@ use mayfly_tests::{Kind, eventually, fleet::get};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{SETTLE, START_LIMIT, connected, mean, percent, start};
+use super::{SETTLE, START_LIMIT, connected, mean, start, watched};
 use crate::{report::Figure, stage::Stage, usage::memory};
 
 const QUEUES: usize = 1000;
@@ -37,12 +37,9 @@ pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
     let (mut processor, mut resident) = (Vec::new(), Vec::new());
     for number in 1..=windows {
         eprintln!("{QUEUES} queues, {length:?}, {number} of {windows}");
-        let pause = async {
-            sleep(length).await;
-            Ok(())
-        };
-        processor.push(percent(scaler.pid(), pause).await?);
-        resident.push(memory(scaler.pid())?.resident);
+        let (used, held) = watched(scaler.pid(), length).await?;
+        processor.push(used);
+        resident.push(held);
     }
     // The page is large: asked for only now, as it costs the scaler something.
     let mut passes = Vec::new();
