@@ -251,9 +251,28 @@ impl Broker {
 /// Every node has its own port mapper, so they can all have one name.
 const NODE_NAME: &str = "mayfly@localhost";
 
-/// Finds the name among a connection's client properties: `[["connection_name", "longstr", NAME], …]`.
+/// Finds the name among a connection's client properties: `[["connection_name", "longstr", NAME], …]`. Of one that
+/// is only beginning, `rabbitmqctl` prints "none" in their place.
 fn connection_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let properties: Vec<serde_json::Value> = Deserialize::deserialize(deserializer)?;
-    let name = properties.iter().find(|property| property[0] == "connection_name");
+    let properties: serde_json::Value = Deserialize::deserialize(deserializer)?;
+    let mut properties = properties.as_array().into_iter().flatten();
+    let name = properties.find(|property| property[0] == "connection_name");
     Ok(name.and_then(|property| property[2].as_str()).unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_only_beginning_has_no_name() {
+        let name = |properties| {
+            let report = json!({ "client_properties": properties, "user": "", "state": "starting" });
+            serde_json::from_value::<ConnectionReport>(report).unwrap().name
+        };
+        assert_eq!(name(json!("none")), "");
+        assert_eq!(name(json!([["product", "longstr", "x"], ["connection_name", "longstr", "me"]])), "me");
+    }
 }
