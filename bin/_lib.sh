@@ -128,6 +128,34 @@ build_release() {
     printf '%s\n' "$CARGO_TARGET_DIR/$target/release"
 }
 
+# alone NAME COMMAND ARGUMENTS...: runs `COMMAND DIRECTORY ARGUMENTS...` as the only one on this machine that uses
+# cluster NAME, with a directory for its files; whatever happens, that cluster is gone afterwards.
+alone() (
+    # A name of its own: a cluster that somebody works with is left alone.
+    export MAYFLY_CLUSTER=$1
+    mkdir -p "$MAYFLY_CACHE"
+    exec 8>"$MAYFLY_CACHE/$MAYFLY_CLUSTER.lock"
+    flock --nonblock 8 || { say "cluster $MAYFLY_CLUSTER is in use by another run on this machine" && exit 1; }
+    scratch=$MAYFLY_CACHE/$MAYFLY_CLUSTER.scratch
+    rm -rf "$scratch" # of a killed run
+    mkdir -m 700 "$scratch"
+    trap 'trap "" INT TERM HUP; bin/cluster down; rm -rf "$scratch"' EXIT
+    trap 'exit 130' INT TERM HUP
+    # What outlives a killed run must not hold the lock.
+    "$2" "$scratch" "${@:3}" 8>&-
+)
+
+# on_control_plane NAME COMMAND...: runs the command alone with a control plane of this name.
+on_control_plane() { alone "$1" with_control_plane "${@:2}"; }
+
+# $1: a directory for its files; then the command.
+with_control_plane() {
+    export MAYFLY_TEST_KUBECONFIG=$1/kubeconfig
+    # Of a killed run, first.
+    bin/cluster down && bin/cluster up --control-plane --kubeconfig "$MAYFLY_TEST_KUBECONFIG" || return 1
+    "${@:2}"
+}
+
 # step WORDS... -- COMMAND...: runs the command and tells how long it took; its failure is the step's.
 step() {
     local name=() begun=$SECONDS

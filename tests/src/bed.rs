@@ -70,14 +70,23 @@ macro_rules! on_each_release {
 // === impl Bed ===
 
 impl Bed {
+    /// On the broker that `testbed` hands over.
     fn make(release: Release) -> Result<Self> {
         let brokers = std::env::var(BROKERS).ok().filter(|text| !text.is_empty());
         let brokers = brokers.context("no brokers to test on: run `bin/test broker`")?;
         let brokers: Vec<Broker> = serde_json::from_str(&brokers).context(BROKERS)?;
         let broker = brokers.into_iter().find(|broker| broker.release == release);
         let broker = broker.with_context(|| format!("no {release} broker here: run `bin/test broker`"))?;
+        Self::on(broker)
+    }
+
+    /// On this broker.
+    ///
+    /// # Errors
+    /// When no directory can be made.
+    pub fn on(broker: Broker) -> Result<Self> {
         Ok(Self {
-            release,
+            release: broker.release,
             broker,
             queue: unique("test"),
             queues: Mutex::new(Vec::new()),

@@ -5,6 +5,7 @@ mod decide;
 mod idle;
 mod launch;
 mod many;
+mod post;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -29,8 +30,10 @@ pub(crate) enum Part {
     Idle,
     /// A thousand queues, looked at every second.
     Many,
-    /// From a confirmed publish to the launch of a worker.
+    /// From a confirmed publish to the launch of a worker by the process launcher.
     Launch,
+    /// From a confirmed publish to the Job's POST at an API server.
+    Post,
 }
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -52,6 +55,7 @@ pub(crate) async fn measure(
             Part::Idle => idle::measure(stage, quick, figures).await?,
             Part::Many => figures.extend(many::measure(stage, quick).await?),
             Part::Launch => figures.extend(launch::measure(stage, quick).await?),
+            Part::Post => figures.extend(post::measure(stage, quick).await?),
         }
     }
     Ok(())

@@ -92,7 +92,11 @@ pub fn run(body: impl AsyncFnOnce(&Space) -> Result<()>) {
 // === impl Space ===
 
 impl<'a> Space<'a> {
-    async fn make(bed: &'a Bed) -> Result<Self> {
+    /// In a namespace of its own on the control plane that [`KUBECONFIG`] names.
+    ///
+    /// # Errors
+    /// When there is none, or it does not answer.
+    pub async fn make(bed: &'a Bed) -> Result<Self> {
         mayfly_service::tls::install_provider();
         let path = std::env::var_os(KUBECONFIG).filter(|path| !path.is_empty());
         let path = path.context("no control plane to test on: run `bin/test control-plane`")?;
@@ -119,19 +123,28 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When the file cannot be written.
     pub fn configure(&self, changes: &Value) -> Result<()> {
-        let mut pool = json!({
-            "name": objects::POOL,
-            "queues": [{ "name": self.bed.queue }],
-            "worker": { "template": objects::TEMPLATE },
-        });
+        let mut pool = pool(objects::POOL, &self.bed.queue);
         for (key, value) in changes.as_object().into_iter().flatten() {
             pool[key] = value.clone();
         }
+        self.configure_pools(&[pool])
+    }
+
+    /// Writes the scalers' configuration of a pool for each of these queues, named as its queue.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure_queues(&self, queues: &[String]) -> Result<()> {
+        let pools: Vec<_> = queues.iter().map(|queue| pool(queue, queue)).collect();
+        self.configure_pools(&pools)
+    }
+
+    fn configure_pools(&self, pools: &[Value]) -> Result<()> {
         let config = json!({
             "instance": objects::INSTANCE,
             "broker": { "url_env": BROKER_URL },
             "launcher": { "kubernetes": { "namespace": self.namespace } },
-            "pools": [pool],
+            "pools": pools,
         });
         Ok(std::fs::write(&self.config, serde_json::to_vec_pretty(&config)?)?)
     }
@@ -338,7 +351,11 @@ impl<'a> Space<'a> {
         }
     }
 
-    async fn clean(&self) -> Result<()> {
+    /// Takes away the namespace with all that is in it, and the nodes.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn clean(&self) -> Result<()> {
         let namespaces = Api::<Namespace>::all(self.admin.0.clone());
         limited("delete a namespace", namespaces.delete(&self.namespace, &DeleteParams::default())).await?;
         // Nobody plays for them any more: at once.
@@ -346,6 +363,14 @@ impl<'a> Space<'a> {
         limited("delete pods", self.api::<Pod>().delete_collection(&at_once, &ListParams::default())).await?;
         self.kubelet.clean().await
     }
+}
+
+fn pool(name: &str, queue: &str) -> Value {
+    json!({
+        "name": name,
+        "queues": [{ "name": queue }],
+        "worker": { "template": objects::TEMPLATE },
+    })
 }
 
 // === impl Admin ===

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mayfly_tests::{Kind, Signal, eventually, fleet::running_workers};
+use mayfly_tests::{Client, Kind, Signal, eventually, fleet::running_workers};
 use rustix::process::kill_process;
 use serde_json::Value;
 use tokio::time::sleep;
@@ -26,17 +26,11 @@ const CHECK_INTERVAL: f64 = 250.0;
 const TARGET: f64 = 1.1 * CHECK_INTERVAL + 100.0;
 
 pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
-    let pools = if quick { 20 } else { 200 };
     let client = stage.node.broker().client().await?;
-    let queues: Vec<String> = (0..pools).map(|number| format!("start-{number}")).collect();
-    for queue in &queues {
-        client.declare(queue, Kind::Quorum).await?;
-        client.declare(&format!("{queue}.suspect"), Kind::Classic).await?;
-    }
+    let queues = declare(&client, "start", pools(quick)).await?;
     let mut scaler = start(stage, "launch", "250ms", &queues, &["sleep", "1h"], &[])?;
     connected(stage, &mut scaler).await?;
     sleep(SETTLE).await;
-    eprintln!("{pools} cold starts, one after the other");
     let workers = mayfly_scaler::launcher::process::workers_directory(&place(stage, "launch"));
     let mut latencies = Vec::new();
     for queue in &queues {
@@ -54,21 +48,46 @@ pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
         // It may have ended by itself.
         let _ = kill_process(pid, Signal::KILL);
     }
+    delete(&client, &queues).await?;
+    client.close().await?;
+    Ok(figures("publish confirmed → worker launched (local process)", &latencies))
+}
+
+/// How many pools start once.
+pub(super) fn pools(quick: bool) -> usize {
+    if quick { 20 } else { 200 }
+}
+
+/// Declares so many queues with what workers declare beside them, as a queue that was worked on before has it.
+pub(super) async fn declare(client: &Client, name: &str, count: usize) -> Result<Vec<String>> {
+    let queues: Vec<String> = (0..count).map(|number| format!("{name}-{number}")).collect();
     for queue in &queues {
+        client.declare(queue, Kind::Quorum).await?;
+        client.declare(&format!("{queue}.suspect"), Kind::Classic).await?;
+    }
+    eprintln!("{count} cold starts, one after the other");
+    Ok(queues)
+}
+
+pub(super) async fn delete(client: &Client, queues: &[String]) -> Result<()> {
+    for queue in queues {
         client.delete(queue).await?;
         client.delete(&format!("{queue}.suspect")).await?;
     }
-    client.close().await?;
-    let case = "publish confirmed → worker launched (local process)";
-    Ok(vec![
-        Figure::new("scaler", &format!("{case}, p99 of {pools}"), "ms", quantile(&latencies, 0.99))
+    Ok(())
+}
+
+pub(super) fn figures(case: &str, latencies: &[f64]) -> Vec<Figure> {
+    let count = latencies.len();
+    vec![
+        Figure::new("scaler", &format!("{case}, p99 of {count}"), "ms", quantile(latencies, 0.99))
             .at_most(TARGET),
-        Figure::median("scaler", case, "ms", &latencies),
-    ])
+        Figure::median("scaler", case, "ms", latencies),
+    ]
 }
 
 /// A moment within two intervals, out of step with them.
-fn somewhere() -> Duration {
+pub(super) fn somewhere() -> Duration {
     use std::hash::BuildHasher;
     let random = std::hash::RandomState::new().hash_one(());
     Duration::from_millis(random % 500)
