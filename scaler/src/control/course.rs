@@ -14,13 +14,9 @@ use crate::{
 
 /// From this age on a launch that is seen is settled in the record for that alone.
 const SETTLE_AFTER: Duration = Duration::from_secs(4);
-/// From this age on anybody may complete an intent …
+/// From this age on anybody may complete an intent.
 const COMPLETE_AFTER: Duration = Duration::from_secs(5);
-/// … up to this age; later nobody POSTs it.
-const COMPLETE_UNTIL: Duration = Duration::from_secs(60);
-/// An intent without a Job is withdrawn at this age …
-const WITHDRAW_AFTER: Duration = Duration::from_secs(120);
-/// … if this process has known it for at least this long.
+/// An intent without a Job is withdrawn only by a process that has known it for at least this long.
 const WITHDRAW_KNOWN_FOR: Duration = Duration::from_secs(15);
 
 /// When this process first saw each open intent, by pool and serial.
@@ -49,7 +45,7 @@ pub(super) struct Course {
 /// Whether somebody may have to complete or withdraw this intent by now.
 pub(super) fn is_left_open(intent: &Intent, now: Time) -> bool {
     let age = now.since(intent.stamp);
-    (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age) || age >= WITHDRAW_AFTER
+    (COMPLETE_AFTER..=Intent::COMPLETE_UNTIL).contains(&age) || age >= Intent::WITHDRAW_AFTER
 }
 
 /// Whether what the workers teach has to be written soon. That launches are settled has time until anybody
@@ -143,11 +139,11 @@ impl Decider<'_> {
     ) {
         let age = self.now.since(intent.stamp);
         let known_for = seen.get(&(pool.to_owned(), intent.serial)).map(|seen| self.now.since(*seen));
-        if age >= WITHDRAW_AFTER && known_for.is_some_and(|known| known >= WITHDRAW_KNOWN_FOR) {
+        if age >= Intent::WITHDRAW_AFTER && known_for.is_some_and(|known| known >= WITHDRAW_KNOWN_FOR) {
             tracing::warn!(pool, serial = intent.serial, "launch withdrawn: its job never came to be");
             let state = course.record.pool_mut(pool);
             *state = state.without_intent(intent.serial);
-        } else if (COMPLETE_AFTER..=COMPLETE_UNTIL).contains(&age)
+        } else if (COMPLETE_AFTER..=Intent::COMPLETE_UNTIL).contains(&age)
             && self.is_still_wanted(pool, intent, judged)
         {
             tracing::info!(pool, serial = intent.serial, by = intent.by, "completing a launch left open");

@@ -146,6 +146,15 @@ pub struct ServiceTime {
     pub recent_ms: Option<f64>,
 }
 
+// === impl Intent ===
+
+impl Intent {
+    /// Nobody asks for the Job of an older one.
+    pub const COMPLETE_UNTIL: Duration = Duration::from_secs(60);
+    /// One without a Job is withdrawn at this age: no request is expected to be on its way for as long as that.
+    pub const WITHDRAW_AFTER: Duration = Duration::from_secs(120);
+}
+
 // === impl StateRecord ===
 
 impl StateRecord {

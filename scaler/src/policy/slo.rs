@@ -21,8 +21,6 @@ const WARM_LEAST: f64 = 5.0;
 const COLD_PRIOR: f64 = 110.0;
 /// A pending worker that is overdue is expected in this.
 const OVERDUE: f64 = 2.0;
-/// An intent that is older and whose Job is not seen never becomes a worker: nobody asks for its Job any more.
-const INTENT_LIMIT: Duration = Duration::from_secs(60);
 /// Nodes added by one decision.
 const MOST_NODES: u32 = 12;
 /// A worker on a paid node is worth its start when the backlog lasts longer than this.
@@ -172,7 +170,8 @@ impl Scene<'_> {
             let waits = worker.cold || cause.is_placing();
             expect(worker.serial, worker.launched, waits, worker.node.is_some());
         }
-        let expected = |intent: &&Intent| self.now.since(intent.stamp) <= INTENT_LIMIT;
+        // An older one whose Job is not seen never becomes a worker.
+        let expected = |intent: &&Intent| self.now.since(intent.stamp) <= Intent::COMPLETE_UNTIL;
         for intent in self.unseen_intents().filter(expected) {
             expect(Some(intent.serial), intent.stamp, false, false);
         }

@@ -1,6 +1,6 @@
 //! What holds of a scaler's requests in every test, whatever it tries.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,7 +13,26 @@ const LISTING_FRESH: Duration = Duration::from_secs(5);
 /// Checks all of it.
 pub(super) fn hold(requests: &[Request]) -> Result<()> {
     nothing_forbidden(requests)?;
+    nothing_foreign_listed(requests)?;
     launched_on_knowledge(requests)
+}
+
+/// A namespace may hold any number of objects of others: nothing is listed without a selector of ours.
+fn nothing_foreign_listed(requests: &[Request]) -> Result<()> {
+    // The harness has clients of its own; only scalers read the state.
+    let scalers: BTreeSet<_> =
+        requests.iter().filter(|one| one.is("get", "configmaps")).map(|one| &one.client).collect();
+    let selects = |request: &Request| {
+        let mut query = request.query.split('&').filter_map(|pair| pair.split_once('='));
+        let selector = if request.resource == "events" { "fieldSelector" } else { "labelSelector" };
+        query.any(|(name, value)| name == selector && !value.is_empty())
+    };
+    let lists =
+        |request: &&Request| matches!(request.verb, "list" | "watch") && !request.resource.starts_with('/');
+    let mut listed = requests.iter().filter(|request| scalers.contains(&request.client)).filter(lists);
+    let foreign = listed.find(|request| !selects(request));
+    ensure!(foreign.is_none(), "listed without a selector: {foreign:?}");
+    Ok(())
 }
 
 /// A full quota is the only thing for which a scaler may be turned away.
@@ -78,8 +97,23 @@ mod tests {
     }
 
     #[test]
+    fn a_scaler_lists_nothing_without_a_selector() {
+        let read = |resource| request(&Method::GET, resource, 200, "");
+        let state = || read("configmaps/c");
+        assert!(hold(&[state(), read("pods?labelSelector=a%3Db&limit=5")]).is_ok());
+        assert!(hold(&[state(), read("events?fieldSelector=a%3Db")]).is_ok());
+        assert!(hold(&[state(), read("pods?limit=5")]).is_err());
+        assert!(hold(&[state(), read("pods?labelSelector=")]).is_err());
+        assert!(hold(&[state(), read("events?labelSelector=a%3Db")]).is_err());
+        assert!(hold(&[read("pods")]).is_ok(), "a client of the harness");
+    }
+
+    #[test]
     fn a_launch_needs_a_success_of_everything_that_was_heard_last() {
-        let read = |resource, status| request(&Method::GET, resource, status, "");
+        let read = |resource: &str, status| {
+            let selected = format!("{resource}?labelSelector=a%3Db");
+            request(&Method::GET, &selected, status, "")
+        };
         let launch = || request(&Method::POST, "jobs", 201, "");
         let known = || [read("configmaps/c", 200), read("jobs", 200), read("pods", 200)].to_vec();
         assert!(hold(&[known(), vec![launch()]].concat()).is_ok());

@@ -14,7 +14,7 @@ use super::{
     said::{self, Said},
 };
 use crate::{
-    policy::{Ending, PendingCause, Phase, Worker},
+    policy::{Ending, Intent, PendingCause, Phase, Worker},
     time::Time,
 };
 
@@ -76,17 +76,23 @@ struct Orphan {
 // === impl Memory ===
 
 impl Memory {
-    /// Takes in all Jobs; what is not among them is forgotten.
-    pub(super) fn take_jobs(&mut self, jobs: Vec<Job>) {
+    /// Takes in all Jobs; what is not among them is forgotten. Returns those that are new here and came so late
+    /// that their launch may have been written off: their names, and how late they are.
+    pub(super) fn take_jobs(&mut self, jobs: Vec<Job>) -> Vec<(String, Duration)> {
         let mut before = std::mem::take(&mut self.jobs);
+        let mut belated = Vec::new();
         for job in jobs {
             let uid = job.metadata.uid.clone().unwrap_or_default();
-            let known = match before.remove(&uid) {
-                Some(known) => Known { job, ..known },
-                None => Known::new(job),
+            let known = if let Some(known) = before.remove(&uid) {
+                Known { job, ..known }
+            } else {
+                let late = phase::came_after(&job).filter(|late| *late >= Intent::WITHDRAW_AFTER);
+                belated.extend(job.metadata.name.clone().zip(late));
+                Known::new(job)
             };
             self.jobs.insert(uid, known);
         }
+        belated
     }
 
     /// Whether the pods have to be asked for: something may have changed that the Jobs don't tell.

@@ -190,7 +190,15 @@ impl Launcher for KubernetesLauncher {
         let listing = |error| failed("listing workers".to_owned(), error);
         // Jobs first: a pod that is listed then is never older than what its Job says.
         let jobs = self.cluster.list::<Job>("list jobs", &ours).await.map_err(listing)?;
-        self.memory().take_jobs(jobs);
+        let belated = self.memory().take_jobs(jobs);
+        for (worker, late) in belated {
+            let late_s = late.as_secs();
+            tracing::warn!(
+                worker,
+                late_s,
+                "a launch arrived long after it was decided: there may be one too many"
+            );
+        }
         if look == Look::Fresh || self.memory().wants_pods(now) {
             let pods = self.cluster.list::<Pod>("list pods", &ours).await.map_err(listing)?;
             self.memory().take_pods(pods, now);

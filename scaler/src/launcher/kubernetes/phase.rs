@@ -133,6 +133,12 @@ pub(super) fn launched(job: &Job, now: Time) -> Time {
         .map_or_else(|| stamp(job.metadata.creation_timestamp.as_ref(), now), |at| at.min(now))
 }
 
+/// How long after its launch was decided the Job came to be; `None` for one that a person made.
+pub(super) fn came_after(job: &Job) -> Option<Duration> {
+    let made = u64::try_from(job.metadata.creation_timestamp.as_ref()?.0.as_millisecond()).ok()?;
+    Some(Time::from_millis(made).since(intended_at(&job.metadata)?))
+}
+
 /// The node controller turns the pod's readiness off when it hears no more of the node; only the kubelet,
 /// which is not heard, would turn that of the containers off.
 fn is_on_lost_node(pod: &Pod) -> bool {

@@ -230,3 +230,21 @@ fn of_many_stuck_workers_two_are_asked_about_at_a_time_and_all_in_turn() {
     }
     assert_eq!(asked.len(), 5);
 }
+
+#[test]
+fn a_job_that_came_after_its_launch_was_written_off_is_told_once() {
+    let made = |seconds: u64| job_with(json!({ "metadata": { "creationTimestamp": ago(seconds) } }));
+    let mut memory = Memory::default();
+    assert_eq!(memory.take_jobs(vec![made(59)]), []);
+    let late = || {
+        job_with(json!({ "metadata": {
+        "name": "mayfly-p-abcd-8", "uid": "job-8",
+        "annotations": { "mayfly/intended-at": ago(190) }, "creationTimestamp": ago(60),
+    } }))
+    };
+    assert_eq!(
+        memory.take_jobs(vec![made(59), late()]),
+        [("mayfly-p-abcd-8".to_owned(), Duration::from_secs(130))]
+    );
+    assert_eq!(memory.take_jobs(vec![made(59), late()]), [], "it was told");
+}
