@@ -8,6 +8,7 @@ mod budget;
 mod causes;
 mod events;
 mod harness;
+mod kills;
 mod launches;
 mod outages;
 mod rows;

@@ -267,6 +267,10 @@ impl Shared {
                 self.forward(index, parts, body).await?.into_body().collect().await?;
                 return Err(anyhow!("the answer is dropped"));
             }
+            Some(Act::Silence) => {
+                self.forward(index, parts, body).await?.into_body().collect().await?;
+                return std::future::pending().await;
+            }
             Some(Act::Keep) => {
                 self.book.send_modify(|book| book.kept.push((index, parts, body)));
                 return std::future::pending().await;

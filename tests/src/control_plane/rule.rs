@@ -11,6 +11,8 @@ pub enum Act {
     Delay(Duration),
     /// Forwards it, and closes the connection instead of answering.
     DropAnswer,
+    /// Forwards it, and never answers.
+    Silence,
     /// Answers it itself.
     Answer {
         /// The status.
