@@ -17,6 +17,9 @@ const EACH: Duration = Duration::from_secs(2);
 /// Between two Events of one pool and reason; what comes meanwhile is counted.
 const SAME: Duration = Duration::from_secs(30);
 
+/// What is unknown for less is how a start or a blip looks.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(10);
+
 /// What was seen before, and what is to be told.
 #[derive(Debug)]
 pub(super) struct Bulletin {
@@ -135,7 +138,7 @@ impl Bulletin {
 
     fn see_decision(&mut self, pool: &str, decision: &Decision, now: Time) {
         let reason = match decision {
-            Decision::Hold(hold) if is_worth_telling(hold) => Some(hold.as_str()),
+            Decision::Hold(hold) if is_worth_telling(hold, now) => Some(hold.as_str()),
             _ => None,
         };
         let before = match reason {
@@ -183,23 +186,23 @@ impl Bulletin {
 const MOST_REASONS: usize = 1000;
 
 /// Whether people may want to do something about it; the others are how scaling goes.
-const fn is_worth_telling(hold: &Hold) -> bool {
-    matches!(
-        hold,
-        Hold::Unknown { .. }
-            | Hold::Paused
-            | Hold::CoolingDown { .. }
-            | Hold::AtMaximum { .. }
-            | Hold::QuotaReached { .. }
-            | Hold::QueueMissing { .. }
-            | Hold::AtCapacity { .. }
-    )
+fn is_worth_telling(hold: &Hold, now: Time) -> bool {
+    match hold {
+        Hold::Unknown { unknown, .. } => now.since(unknown.since) >= UNKNOWN_AFTER,
+        Hold::Paused
+        | Hold::CoolingDown { .. }
+        | Hold::AtMaximum { .. }
+        | Hold::QuotaReached { .. }
+        | Hold::QueueMissing { .. }
+        | Hold::AtCapacity { .. } => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::PendingCause;
+    use crate::policy::{PendingCause, Unknown, UnknownWhat, Why};
 
     const NOW: Time = Time::from_millis(1_800_000_000_000);
 
@@ -292,6 +295,19 @@ mod tests {
         bulletin.see(None, None, &decisions(Hold::AtMaximum { occupied: 3, maximum: 3 }), later(101));
         let all = [("AtCapacity", 1), ("AtMaximum", 1), ("Resumed", 1)];
         assert_eq!(told(&mut bulletin, 101..110), all, "also where it came to its maximum");
+    }
+
+    #[test]
+    fn what_is_not_known_at_the_start_is_told_only_if_it_stays_so() {
+        let mut bulletin = Bulletin::new(NOW);
+        let unknown = decisions(Hold::Unknown {
+            what: UnknownWhat::Workers,
+            unknown: Unknown { why: Why::NotYetSeen, detail: String::new(), since: NOW },
+        });
+        bulletin.see(None, None, &unknown, later(9));
+        assert_eq!(told(&mut bulletin, 9..10), []);
+        bulletin.see(None, None, &unknown, later(10));
+        assert_eq!(told(&mut bulletin, 10..100), [("Unknown", 1)]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! From a confirmed publish to the POST of the Job, as it comes in before a real API server: many pools, each of
-//! which is idle, launches once and becomes idle again.
+//! which is idle and then launches once.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use mayfly_tests::{
@@ -11,6 +13,8 @@ use tokio::time::{Instant, sleep};
 use super::{SETTLE, START_LIMIT, launch};
 use crate::{report::Figure, stage::Stage};
 
+/// The scaler sends the API server four requests a second in the long run, and a launch with what follows is seven.
+const APART: Duration = Duration::from_secs(2);
 /// Room for all workers, which stay until the end.
 const ROOM: u32 = 1000;
 
@@ -45,7 +49,7 @@ async fn cold_starts(space: &Space<'_>, client: &Client, queues: &[String]) -> R
     sleep(SETTLE).await;
     let mut latencies = Vec::new();
     for queue in queues {
-        sleep(launch::somewhere()).await;
+        sleep(APART + launch::somewhere()).await;
         client.publish_one(queue, "first", b"").await?;
         let confirmed = Instant::now();
         let of_pool = |name: &str| {
