@@ -6,6 +6,7 @@
 
 mod budget;
 mod causes;
+mod disruptions;
 mod events;
 mod harness;
 mod kills;

@@ -36,6 +36,9 @@ pub(super) struct RawDeadlines {
     /// A start on a node of which nothing else is known, until the worker is given up: 5m unless given.
     #[schemars(with = "Span")]
     pub(super) starting: Option<String>,
+    /// Init containers and sidecars that are not done, until the worker is given up: 15m unless given.
+    #[schemars(with = "Span")]
+    pub(super) initializing: Option<String>,
     /// An image that is being pulled, until the worker is given up: 15m unless given.
     #[schemars(with = "Span")]
     pub(super) pulling: Option<String>,
@@ -62,6 +65,7 @@ impl RawDeadlines {
             volumes,
             network,
             starting,
+            initializing,
             pulling,
             image_pull,
             configuration,
@@ -81,6 +85,7 @@ impl RawDeadlines {
             volumes: given("volumes", volumes, defaults.volumes)?,
             network: given("network", network, defaults.network)?,
             starting: given("starting", starting, defaults.starting)?,
+            initializing: given("initializing", initializing, defaults.initializing)?,
             pulling: given("pulling", pulling, defaults.pulling)?,
             image_pull: given("image_pull", image_pull, defaults.image_pull)?,
             configuration: given("configuration", configuration, defaults.configuration)?,

@@ -193,7 +193,10 @@ impl Scene<'_> {
             .iter()
             .copied()
             .filter(|worker| {
-                worker.serial.is_some() && worker.is_removable(self.now) && !self.state.has_given_up(worker)
+                worker.serial.is_some()
+                    && worker.is_removable(self.now)
+                    && !worker.is_initializing()
+                    && !self.state.has_given_up(worker)
             })
             .collect();
         unstarted.sort_by_key(|worker| (worker.node.is_some(), std::cmp::Reverse(worker.serial)));

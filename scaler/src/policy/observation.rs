@@ -145,7 +145,8 @@ pub struct Worker {
 pub enum Phase {
     /// Never been ready, not finished.
     Pending {
-        /// Whether a process or container of it has started: if so, it is never taken back.
+        /// Whether a process of it, or a container that may hold a message, has started: if so, it is never
+        /// taken back nor given up.
         started: bool,
         /// Why it is not ready yet.
         cause: PendingCause,

@@ -29,6 +29,8 @@ pub struct Deadlines {
     pub network: Duration,
     /// How long a scheduled worker of which nothing else is known may take to start.
     pub starting: Duration,
+    /// How long init containers and sidecars may take before the worker's own container starts.
+    pub initializing: Duration,
     /// How long pulling an image may take: large ones on fresh nodes do.
     pub pulling: Duration,
     /// How long a registry may refuse an image: it may be out of order.
@@ -116,6 +118,7 @@ impl Default for Deadlines {
             volumes: Duration::from_mins(3),
             network: Duration::from_mins(3),
             starting: Duration::from_mins(5),
+            initializing: Duration::from_mins(15),
             pulling: Duration::from_mins(15),
             image_pull: Duration::from_mins(5),
             configuration: Duration::from_secs(30),
@@ -139,7 +142,8 @@ impl PendingCause {
             Self::NodeComing => patience(deadlines.node_coming, Action::Hold),
             Self::Misfit => patience(deadlines.misfit, Action::Fail),
             Self::SchedulerError => patience(deadlines.scheduler_error, Action::Fail),
-            Self::Starting | Self::Initializing => patience(deadlines.starting, Action::Fail),
+            Self::Starting => patience(deadlines.starting, Action::Fail),
+            Self::Initializing => patience(deadlines.initializing, Action::Fail),
             Self::Volumes => patience(deadlines.volumes, Action::Fail),
             Self::Network => patience(deadlines.network, Action::Fail),
             Self::Pulling => patience(deadlines.pulling, Action::Fail),
@@ -218,6 +222,12 @@ impl Phase {
 // === impl Worker ===
 
 impl Worker {
+    /// Whether its init containers run: it then is not taken back, only given up.
+    #[must_use]
+    pub const fn is_initializing(&self) -> bool {
+        matches!(self.phase, Phase::Pending { cause: PendingCause::Initializing, .. })
+    }
+
     /// Whether it may be taken back, or removed after a failure, at `now`.
     #[must_use]
     pub fn is_removable(&self, now: Time) -> bool {

@@ -1,7 +1,11 @@
 //! A kubelet without containers, and a node autoscaler: nodes that come when they are told to, pods that live
 //! as a script says. The scheduler and the Job controller are real.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::{
@@ -47,6 +51,8 @@ struct Parts {
     client: Client,
     namespace: String,
     nodes: watch::Sender<Vec<String>>,
+    /// Those of them that nobody hears of.
+    lost: watch::Sender<BTreeSet<String>>,
     scripts: watch::Sender<Scripts>,
     journal: watch::Sender<Journal>,
 }
@@ -73,6 +79,7 @@ impl Kubelet {
             client,
             namespace: namespace.to_owned(),
             nodes: watch::Sender::new(Vec::new()),
+            lost: watch::Sender::default(),
             scripts: watch::Sender::new(Scripts { all: Script::Works, by_job: BTreeMap::new() }),
             journal: watch::Sender::default(),
         });
@@ -107,6 +114,24 @@ impl Kubelet {
         limited("report a node's status", api.patch_status(&name, &PatchParams::default(), &status)).await?;
         nodes.send_modify(|nodes| nodes.push(name.clone()));
         Ok(name)
+    }
+
+    /// A node is heard of no more; its pods live on, unseen.
+    pub fn lose(&self, node: &str) {
+        self.parts.lost.send_if_modified(|lost| lost.insert(node.to_owned()));
+    }
+
+    /// A lost node is heard of again, and is ready.
+    ///
+    /// # Errors
+    /// When the API server refuses its status.
+    pub async fn heal(&self, node: &str, workers: u32) -> Result<()> {
+        let nodes = Api::<Node>::all(self.parts.client.clone());
+        let status = Patch::Strategic(json!({ "status": objects::node_status(workers) }));
+        self.parts.lost.send_if_modified(|lost| lost.remove(node));
+        self.parts.beat().await?;
+        let params = PatchParams::default();
+        limited("report a node's status", nodes.patch_status(node, &params, &status)).await.map(drop)
     }
 
     /// Everything that pods have done so far, in order.
@@ -193,7 +218,8 @@ impl Parts {
     async fn beat(&self) -> Result<()> {
         let leases = Api::<Lease>::namespaced(self.client.clone(), LEASES);
         let nodes = self.nodes.borrow().clone();
-        for node in nodes {
+        let lost = self.lost.borrow().clone();
+        for node in nodes.into_iter().filter(|node| !lost.contains(node)) {
             let patch = Patch::Merge(objects::lease(&node));
             limited("renew a lease", leases.patch(&node, &PatchParams::default(), &patch)).await?;
         }
@@ -210,12 +236,12 @@ impl Parts {
                 let scripts = self.scripts.borrow();
                 scripts.by_job.get(&job).unwrap_or(&scripts.all).clone()
             };
-            let bound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
-            if !bound {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+            if node.is_none_or(|node| self.lost.borrow().contains(node)) {
                 continue;
             }
             let name = pod.metadata.name.clone().unwrap_or_default();
-            let deleted = pod.metadata.deletion_timestamp.is_some();
+            let deleted = pod.metadata.deletion_timestamp.is_some() && script != Script::Lingers;
             if let Some((step, status)) = pod::next(&script, deleted, &pod) {
                 let patch =
                     Patch::Strategic(json!({ "metadata": { "uid": pod.metadata.uid }, "status": status }));

@@ -29,6 +29,8 @@ pub enum Script {
     Starts,
     /// It is ready.
     Works,
+    /// It is ready, and takes its time when it is asked to end.
+    Lingers,
     /// Its container ends, whether it was ready or not.
     Ends {
         /// With this exit code.
@@ -93,14 +95,20 @@ pub(super) fn next(script: &Script, deleted: bool, pod: &Pod) -> Option<(&'stati
             });
             Some(("ended", over(137, "Error", None, Some(&disruption))))
         }
-        (Stage::Waiting, Script::Pulls) => (!has_sandbox(pod)).then(|| ("pulls", pulling())),
+        (Stage::Waiting, Script::Pulls) => {
+            (!is_true(pod, "PodReadyToStartContainers")).then(|| ("pulls", pulling()))
+        }
         (Stage::Waiting, Script::Stuck { reason: wanted, message }) => {
             (reason.as_deref() != Some(wanted)).then(|| ("stuck", waiting(wanted, Some(message))))
         }
-        (Stage::Waiting, Script::Starts | Script::Works | Script::Ends { .. }) => {
+        (Stage::Waiting, Script::Starts | Script::Works | Script::Lingers | Script::Ends { .. }) => {
             Some(("starts", running(false)))
         }
-        (Stage::Running, Script::Works) => Some(("works", running(true))),
+        (Stage::Running, Script::Works | Script::Lingers) => Some(("works", running(true))),
+        // The node was lost meanwhile: what is so is reported again.
+        (Stage::Ready, Script::Works | Script::Lingers) => {
+            (!is_true(pod, "Ready")).then(|| ("works", running(true)))
+        }
         (Stage::Running | Stage::Ready, Script::Ends { code, report }) => {
             let reason = if *code == 0 { "Completed" } else { "Error" };
             Some(("ended", over(*code, reason, report.as_ref(), None)))
@@ -139,12 +147,9 @@ fn waiting(reason: &str, message: Option<&str>) -> Value {
     })
 }
 
-fn has_sandbox(pod: &Pod) -> bool {
+fn is_true(pod: &Pod, condition: &str) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|one| one.type_ == "PodReadyToStartContainers" && one.status == "True")
+    conditions.into_iter().flatten().any(|one| one.type_ == condition && one.status == "True")
 }
 
 fn pulling() -> Value {
@@ -229,5 +234,6 @@ mod tests {
         assert_eq!(life(&Script::Rejected, false), ["ended"]);
         assert_eq!(life(&Script::SidecarCrashes, false), ["stuck"]);
         assert_eq!(life(&Script::Works, true), ["ended"]);
+        assert_eq!(life(&Script::Lingers, false), ["prepares", "starts", "works"]);
     }
 }

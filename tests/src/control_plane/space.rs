@@ -10,6 +10,7 @@ use k8s_openapi::{
     api::{
         batch::v1::{CronJob, Job},
         core::v1::{ConfigMap, Namespace, Pod},
+        scheduling::v1::PriorityClass,
     },
 };
 use kube::{
@@ -213,6 +214,20 @@ impl<'a> Space<'a> {
         limited("create an object", self.api::<K>().create(&PostParams::default(), &object)).await
     }
 
+    /// A priority of this value; the name of its class, which goes with the space.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn priority(&self, value: i32) -> Result<String> {
+        let name = format!("{}-{value}", self.namespace);
+        let labels = json!({ (objects::NODES): self.namespace });
+        let class = json!({ "metadata": { "name": name, "labels": labels }, "value": value });
+        let classes = Api::<PriorityClass>::all(self.admin.0.clone());
+        let class = serde_json::from_value(class)?;
+        limited("create a priority class", classes.create(&PostParams::default(), &class)).await?;
+        Ok(name)
+    }
+
     /// Merges `changes` into an object of the namespace, with all rights.
     ///
     /// # Errors
@@ -361,6 +376,10 @@ impl<'a> Space<'a> {
         // Nobody plays for them any more: at once.
         let at_once = DeleteParams::default().grace_period(0);
         limited("delete pods", self.api::<Pod>().delete_collection(&at_once, &ListParams::default())).await?;
+        let classes = Api::<PriorityClass>::all(self.admin.0.clone());
+        let ours = ListParams::default().labels(&format!("{}={}", objects::NODES, self.namespace));
+        let as_usual = DeleteParams::default();
+        limited("delete priority classes", classes.delete_collection(&as_usual, &ours)).await?;
         self.kubelet.clean().await
     }
 }

@@ -10,7 +10,7 @@ use mayfly_service::report::ExitReport;
 
 use super::{
     names::intended_at,
-    phase::{condition, finished, has_started, short, stamp, statuses, worker_status},
+    phase::{condition, finished, has_run_anything, short, stamp, statuses, worker_status},
 };
 use crate::{policy::Ending, time::Time};
 
@@ -46,7 +46,8 @@ pub(super) fn ending(job: &Job, pod: Option<&Pod>, listed: bool, now: Time) -> E
     let gone = failed && worker.is_none() && !listed && why != "DeadlineExceeded";
     let had_pod = job.status.as_ref().and_then(|status| status.failed).is_some_and(|count| count > 0);
     let disruption = pod.and_then(disruption).or_else(|| gone.then(|| "its pod is gone".to_owned()));
-    let detail = [disruption.clone(), pod.and_then(container_trouble), Some(said_of(why).to_owned())]
+    let of_pod = disruption.clone().or_else(|| pod.and_then(pods_own_words));
+    let detail = [of_pod, pod.and_then(container_trouble), Some(said_of(why).to_owned())]
         .into_iter()
         .flatten()
         .filter(|text| !text.is_empty())
@@ -54,7 +55,7 @@ pub(super) fn ending(job: &Job, pod: Option<&Pod>, listed: bool, now: Time) -> E
         .join("; ");
     Ending {
         at: stamp(worker.and_then(|worker| worker.finished_at.as_ref()).or(ended), now),
-        started: pod.map_or(had_pod, has_started),
+        started: pod.map_or(had_pod, has_run_anything),
         lead_time,
         exit_code: worker.and_then(|worker| u8::try_from(worker.exit_code).ok()),
         report: report.clone(),
@@ -102,8 +103,14 @@ fn disruption(pod: &Pod) -> Option<String> {
     if pod.metadata.deletion_timestamp.is_some() {
         return Some("its pod was deleted".to_owned());
     }
+    let reason = pod.status.as_ref()?.reason.as_deref()?;
+    DISRUPTIONS.contains(&reason).then(|| pods_own_words(pod))?
+}
+
+/// What the cluster says of the pod as a whole, if anything: that a kubelet refused it, for example.
+fn pods_own_words(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let reason = status.reason.as_deref().filter(|reason| DISRUPTIONS.contains(reason))?;
+    let reason = status.reason.as_deref().filter(|reason| !reason.is_empty())?;
     let message = status.message.as_deref().map_or_else(String::new, |message| format!(": {message}"));
     Some(format!("{reason}{message}"))
 }

@@ -93,27 +93,24 @@ pub(super) fn was_ready(pod: &Pod, now: Time) -> Option<Time> {
     Some(stamp(Some(turned), now))
 }
 
-/// The init container by which the chart puts the worker into images that lack it. It knows no broker, so a pod
-/// in which only this has run holds no message: else an image that cannot be pulled would never be given up.
-const INSTALLS: &str = "mayfly-install";
-
-/// Whether any container of the pod, init containers included, ever started. One that only crashed before the
-/// worker's could run does not count: no message can be held by then, and it would never be given up.
+/// Whether a container that may hold a message ever started. What runs before the worker's own container, init
+/// containers and sidecars, consumes nothing: else one that never ends, or an image that cannot be pulled after
+/// it, would never be given up.
 pub(super) fn has_started(pod: &Pod) -> bool {
+    let own = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref());
+    own.unwrap_or_default().iter().any(has_run)
+}
+
+/// Whether any container of the pod, init containers included, ever started.
+pub(super) fn has_run_anything(pod: &Pod) -> bool {
+    statuses(pod).any(has_run)
+}
+
+fn has_run(status: &ContainerStatus) -> bool {
     let ran = |state: Option<&ContainerState>| {
         state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     };
-    let crashes = |status: &ContainerStatus| {
-        let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
-        waiting.and_then(|waiting| waiting.reason.as_deref()) == Some("CrashLoopBackOff")
-    };
-    let status = pod.status.as_ref();
-    let before = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
-    let own = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    let before = before.iter().filter(|status| status.name != INSTALLS && !crashes(status));
-    before.chain(own).any(|status| {
-        ran(status.state.as_ref()) || ran(status.last_state.as_ref()) || status.restart_count > 0
-    })
+    ran(status.state.as_ref()) || ran(status.last_state.as_ref()) || status.restart_count > 0
 }
 
 /// Whether all containers of the pod have ended for good.

@@ -73,7 +73,7 @@ fn each_cause_has_its_own_patience() {
         (PendingCause::Volumes, Wait, Some((180, Fail))),
         (PendingCause::Network, Wait, Some((180, Fail))),
         (PendingCause::Pulling, Wait, Some((900, Fail))),
-        (PendingCause::Initializing, Wait, Some((300, Fail))),
+        (PendingCause::Initializing, Wait, Some((900, Fail))),
         (PendingCause::ImagePull, Wait, Some((300, Fail))),
         (PendingCause::BadImage, Fail, None),
         (PendingCause::BadConfiguration, Wait, Some((30, Fail))),

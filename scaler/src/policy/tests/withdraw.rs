@@ -20,6 +20,7 @@ fn pending_workers_are_taken_back_when_nothing_waited_for_long_enough() {
     let warm =
         |minimum, scene: Scene| Scene { pool: PoolConfig { min_workers: minimum, ..pool("p") }, ..scene };
     let just_launched = Worker { launched: ago(4), ..unstarted(2) };
+    let initializing = worker(1, pending(false, PendingCause::Initializing, ago(30)));
     let by_hand = Worker { serial: None, slot: None, ..unstarted(1) };
     check(vec![
         ("not long enough", empty_for(9, vec![unstarted(1)]), empty.clone()),
@@ -30,6 +31,11 @@ fn pending_workers_are_taken_back_when_nothing_waited_for_long_enough() {
             takes(&[3, 2, 1], 12),
         ),
         ("never one that has started", empty_for(12, vec![starting(1), unstarted(2)]), takes(&[2], 12)),
+        (
+            "never one whose init containers run",
+            empty_for(12, vec![initializing, unstarted(2)]),
+            takes(&[2], 12),
+        ),
         ("never a ready one", empty_for(12, vec![ready(1)]), empty.clone()),
         ("never one that a person started", empty_for(12, vec![by_hand]), empty.clone()),
         (

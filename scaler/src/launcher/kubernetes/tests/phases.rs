@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    super::phase::{Seen, has_started, phase, waited_for_node},
+    super::phase::{Seen, has_run_anything, has_started, phase, waited_for_node},
     *,
 };
 use crate::policy::{PendingCause, Phase};
@@ -111,7 +111,7 @@ fn a_suspended_job_waits_for_whoever_suspended_it() {
 }
 
 #[test]
-fn any_container_that_ran_counts_as_started() {
+fn what_ran_before_the_workers_own_container_holds_no_message() {
     let table = [
         ("nothing known", pod(json!({})), false),
         ("waiting", pod_in("Pending", &[], waiting("ImagePullBackOff", "")), false),
@@ -124,13 +124,8 @@ fn any_container_that_ran_counts_as_started() {
         ),
         (
             "an init container",
-            pod(json!({ "status": { "initContainerStatuses": [terminated(0, "Completed", "")] } })),
-            true,
-        ),
-        (
-            "only the one that installs the worker",
             pod(json!({ "status": {
-                "initContainerStatuses": [merged(terminated(0, "Completed", ""), json!({ "name": "mayfly-install" }))],
+                "initContainerStatuses": [terminated(0, "Completed", "")],
                 "containerStatuses": [waiting("ErrImageNeverPull", "")],
             } })),
             false,
@@ -138,6 +133,7 @@ fn any_container_that_ran_counts_as_started() {
     ];
     for (name, pod, expected) in table {
         assert_eq!(has_started(&pod), expected, "{name}");
+        assert_eq!(has_run_anything(&pod), expected || name == "an init container", "{name}");
     }
 }
 

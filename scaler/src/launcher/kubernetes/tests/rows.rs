@@ -352,7 +352,7 @@ fn row_18_an_image_that_is_being_pulled_has_a_time_of_its_own() {
 }
 
 #[test]
-fn row_19_init_containers_are_named_and_waited_for() {
+fn row_19_init_containers_are_named_and_have_a_time_of_their_own() {
     let with_init = |init: Vec<Value>, sidecar: &str| {
         pod(json!({
             "spec": { "initContainers": [{ "name": sidecar, "restartPolicy": "Always" }] },
@@ -373,22 +373,16 @@ fn row_19_init_containers_are_named_and_waited_for() {
     };
     let named = |name: &str| Some(format!("container {name}"));
     let init = with_init(vec![run("fetch", true)], "");
-    assert_eq!(cause(&init), (true, PendingCause::Initializing, named("fetch")));
-    assert_eq!(
-        with(&init, &[]).action(NOW + Duration::from_secs(FOR_EVER), &Deadlines::default()),
-        Action::Wait
-    );
+    // It holds no message, whatever ran before its own container.
+    means(&with(&init, &[]), PendingCause::Initializing, 45, "fetch", 900, Action::Fail);
     let sidecar = with_init(vec![run("proxy", false)], "proxy");
-    assert_eq!(cause(&sidecar), (true, PendingCause::Initializing, named("proxy")));
+    assert_eq!(cause(&sidecar), (false, PendingCause::Initializing, named("proxy")));
     let second = with_init(vec![run("proxy", true), wait("fetch")], "proxy");
-    assert_eq!(cause(&second), (true, PendingCause::Initializing, named("fetch")));
+    assert_eq!(cause(&second), (false, PendingCause::Initializing, named("fetch")));
     // The sidecar is there: what is left is the worker's image.
-    assert_eq!(cause(&with_init(vec![run("proxy", true)], "proxy")), (true, PendingCause::Pulling, None));
+    assert_eq!(cause(&with_init(vec![run("proxy", true)], "proxy")), (false, PendingCause::Pulling, None));
     // Its own image is not there yet.
     assert_eq!(cause(&with_init(vec![wait("fetch")], "")), (false, PendingCause::Pulling, None));
-    // What only brings the worker along may be given up.
-    let install = with(&with_init(vec![run("mayfly-install", true)], ""), &[]);
-    means(&install, PendingCause::Initializing, 45, "mayfly-install", 300, Action::Fail);
 }
 
 #[test]
@@ -462,14 +456,15 @@ fn row_24_a_sidecar_that_crashes_before_the_worker_starts_is_a_failure() {
     let before = pod(vec![crashing.clone()], waiting("PodInitializing", ""));
     assert!(!has_started(&before));
     means(&with(&before, &[]), PendingCause::CrashLoop, 45, "back-off 10s", 0, Action::Fail);
+    let beside_another = pod(vec![crashing.clone(), running()], creating());
+    means(&with(&beside_another, &[]), PendingCause::CrashLoop, 45, "back-off 10s", 0, Action::Fail);
     // With the worker's container started it may hold a message, and it ends by itself.
-    for started in [pod(vec![crashing.clone()], running()), pod(vec![crashing, running()], creating())] {
-        assert!(has_started(&started));
-        assert_eq!(
-            with(&started, &[]).action(NOW + Duration::from_secs(FOR_EVER), &Deadlines::default()),
-            Action::Wait
-        );
-    }
+    let started = pod(vec![crashing], running());
+    assert!(has_started(&started));
+    assert_eq!(
+        with(&started, &[]).action(NOW + Duration::from_secs(FOR_EVER), &Deadlines::default()),
+        Action::Wait
+    );
 }
 
 #[test]
@@ -496,6 +491,8 @@ fn row_27_a_race_that_the_kubelet_lost_is_no_failure() {
     for reason in ["OutOfcpu", "OutOfmemory", "OutOfpods", "NodeAffinity", "UnexpectedAdmissionError"] {
         let pod = pod(json!({ "status": { "phase": "Failed", "reason": reason, "message": "words" } }));
         assert_eq!(verdict(&pod), Verdict::NeverStarted, "{reason}");
+        let ending = super::super::ending::ending(&job(json!({})), Some(&pod), true, NOW);
+        assert_eq!(ending.detail, Some(format!("{reason}: words")));
     }
 }
 
