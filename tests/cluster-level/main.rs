@@ -3,5 +3,6 @@
 
 mod burst;
 mod failures;
+mod lead;
 mod nodes;
 mod site;

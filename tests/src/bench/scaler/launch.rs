@@ -27,7 +27,7 @@ const TARGET: f64 = 1.1 * CHECK_INTERVAL + 100.0;
 
 pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
     let client = stage.node.broker().client().await?;
-    let queues = declare(&client, "start", pools(quick)).await?;
+    let queues = declare(&client, "start", if quick { 20 } else { 200 }).await?;
     let mut scaler = start(stage, "launch", "250ms", &queues, &["sleep", "1h"], &[])?;
     connected(stage, &mut scaler).await?;
     sleep(SETTLE).await;
@@ -51,11 +51,6 @@ pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
     delete(&client, &queues).await?;
     client.close().await?;
     Ok(figures("publish confirmed → worker launched (local process)", &latencies))
-}
-
-/// How many pools start once.
-pub(super) fn pools(quick: bool) -> usize {
-    if quick { 20 } else { 200 }
 }
 
 /// Declares so many queues with what workers declare beside them, as a queue that was worked on before has it.

@@ -13,15 +13,16 @@ use tokio::time::{Instant, sleep};
 use super::{SETTLE, START_LIMIT, launch};
 use crate::{report::Figure, stage::Stage};
 
-/// The scaler sends the API server four requests a second in the long run, and a launch with what follows is seven.
-const APART: Duration = Duration::from_secs(2);
+/// The scaler sends the API server four requests a second in the long run, after a burst of eight, and a launch with all
+/// that follows is twelve.
+const APART: Duration = Duration::from_secs(4);
 /// Room for all workers, which stay until the end.
 const ROOM: u32 = 1000;
 
 pub(super) async fn measure(stage: &Stage, quick: bool) -> Result<Vec<Figure>> {
     let bed = Bed::on(stage.node.broker().clone())?;
     let space = Space::make(&bed).await?;
-    let latencies = latencies(&space, launch::pools(quick)).await;
+    let latencies = latencies(&space, if quick { 10 } else { 200 }).await;
     space.clean().await?;
     Ok(launch::figures("publish confirmed → Job POST at the API server", &latencies?))
 }
@@ -65,6 +66,8 @@ async fn cold_starts(space: &Space<'_>, client: &Client, queues: &[String]) -> R
             })
             .await
             .with_context(|| format!("no Job for {queue}"))?;
+        // Its worker is played, and one is enough.
+        client.take_all(queue, 1, START_LIMIT).await?;
         // The scaler may see the message before we see its confirm.
         latencies.push(post.at.duration_since(confirmed).as_secs_f64() * 1000.0);
     }
