@@ -52,7 +52,7 @@ impl Sight {
     #[must_use]
     pub fn observation(self, workers: Fact<Vec<Worker>>, state: Fact<StateRecord>) -> Observation {
         let Self { queues, suspects, counters } = self;
-        Observation { queues, suspects, counters, workers, state }
+        Observation { queues, suspects, counters, workers, state, missing_templates: BTreeMap::new() }
     }
 
     fn part(&mut self, part: Part) -> &mut FactsByName {

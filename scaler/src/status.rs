@@ -101,7 +101,7 @@ impl Status {
         decisions: &BTreeMap<String, Decision>,
         now: Time,
     ) -> Self {
-        let Observation { queues, suspects, counters, workers, state } = observation;
+        let Observation { queues, suspects, counters, workers, state, missing_templates: _ } = observation;
         let mut unknown = BTreeMap::new();
         if let Fact::Unknown(why) = workers {
             unknown.insert("workers", why.clone());

@@ -32,7 +32,7 @@ async fn told(space: &Space<'_>) -> Result<BTreeMap<String, Vec<String>>> {
 }
 
 /// Waits until this is told, with these words.
-async fn is_told(space: &Space<'_>, reason: &str, words: &str) -> Result<()> {
+pub(crate) async fn is_told(space: &Space<'_>, reason: &str, words: &str) -> Result<()> {
     until(&format!("{reason} is told with {words:?}"), SOON, async || {
         let told = told(space).await?;
         Ok(told.get(reason).is_some_and(|texts| texts.iter().any(|text| text.contains(words))))

@@ -15,6 +15,7 @@ mod outages;
 mod rows;
 mod state;
 mod storm;
+mod templates;
 mod workers;
 
 use std::{collections::BTreeSet, time::Duration};

@@ -92,7 +92,8 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         self.tidy(&record, &workers, now).await;
         view.record = Fact::Known { value: judged.clone(), at: now };
         view.note_intents(now);
-        let observation = sight.borrow().clone().observation(view.workers.clone(), view.record.clone());
+        let mut observation = sight.borrow().clone().observation(view.workers.clone(), view.record.clone());
+        observation.missing_templates = self.launcher.missing_templates(&config, now);
         let decider =
             Decider { config: &config, memory: &memory, observation: &observation, me: &self.me, now };
         let mut course = decider.course(&judged, &view.intents_seen);
@@ -157,10 +158,14 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             }
             Err(error) => error,
         };
-        if matches!(refused, LaunchError::AtCapacity { .. }) {
-            tracing::warn!(worker = plan.name, error = %chain(&refused), "no room for another worker");
-        } else {
-            tracing::error!(worker = plan.name, error = %chain(&refused), "launch refused");
+        match &refused {
+            LaunchError::AtCapacity { .. } => {
+                tracing::warn!(worker = plan.name, error = %chain(&refused), "no room for another worker");
+            }
+            LaunchError::NoTemplate { .. } => {
+                tracing::warn!(worker = plan.name, error = %chain(&refused), "launches wait for their template");
+            }
+            _ => tracing::error!(worker = plan.name, error = %chain(&refused), "launch refused"),
         }
         if let Err(error) = self.withdraw_refused(plan, pool, &refused, view).await {
             tracing::warn!(worker = plan.name, error = %chain(&error), "refused launch stays intended for now");

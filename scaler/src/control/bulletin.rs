@@ -153,10 +153,20 @@ impl Bulletin {
         // Where nothing is known, or nothing may be launched, room shows later or not at all.
         let says_nothing = matches!(
             decision,
-            Decision::Hold(Hold::Unknown { .. } | Hold::Paused | Hold::QueueMissing { .. })
+            Decision::Hold(
+                Hold::Unknown { .. }
+                    | Hold::Paused
+                    | Hold::QueueMissing { .. }
+                    | Hold::TemplateMissing { .. }
+            )
         );
-        if before == Some("AtCapacity") && !says_nothing {
-            self.add(pool, "Resumed", &minute, format!("there is room again: {decision}"), false, now);
+        let over = match before {
+            Some("AtCapacity") => Some("there is room again"),
+            Some("TemplateMissing") => Some("the template is there"),
+            _ => None,
+        };
+        if let Some(over) = over.filter(|_| !says_nothing) {
+            self.add(pool, "Resumed", &minute, format!("{over}: {decision}"), false, now);
         }
         if let Some(reason) = reason {
             let usual = matches!(reason, "Paused" | "AtMaximum" | "QuotaReached");
@@ -194,6 +204,7 @@ fn is_worth_telling(hold: &Hold, now: Time) -> bool {
         | Hold::AtMaximum { .. }
         | Hold::QuotaReached { .. }
         | Hold::QueueMissing { .. }
+        | Hold::TemplateMissing { .. }
         | Hold::AtCapacity { .. } => true,
         _ => false,
     }
@@ -219,6 +230,7 @@ mod tests {
             launched: NOW,
             node: None,
             cold: false,
+            generation: None,
             phase,
         }
     }
@@ -308,6 +320,16 @@ mod tests {
         assert_eq!(told(&mut bulletin, 9..10), []);
         bulletin.see(None, None, &unknown, later(10));
         assert_eq!(told(&mut bulletin, 10..100), [("Unknown", 1)]);
+    }
+
+    #[test]
+    fn a_template_that_appears_is_told_on_it() {
+        let mut bulletin = Bulletin::new(NOW);
+        let missing = Hold::TemplateMissing { template: "mayfly-p".to_owned(), since: NOW };
+        bulletin.see(None, None, &decisions(missing), NOW);
+        assert_eq!(told(&mut bulletin, 0..10), [("TemplateMissing", 1)]);
+        bulletin.see(None, None, &decisions(Hold::Empty), later(10));
+        assert_eq!(told(&mut bulletin, 10..20), [("Resumed", 1)]);
     }
 
     #[test]

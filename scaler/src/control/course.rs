@@ -228,6 +228,7 @@ mod tests {
         record.pool_mut(pool).intents.push(intent);
         let facts = Fact::Known { value: QueueFacts::Present { ready, consumers: 0 }, at: NOW };
         let observation = Observation {
+            missing_templates: BTreeMap::new(),
             queues: [("queue".to_owned(), facts)].into(),
             suspects: BTreeMap::new(),
             counters: BTreeMap::new(),

@@ -150,6 +150,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let now = self.actor.clock.now();
         let sight = self.sight.borrow_and_update().clone();
         let mut observation = sight.observation(self.view.workers.clone(), self.view.record.clone());
+        observation.missing_templates = self.actor.launcher.missing_templates(&config, now);
         self.memory = remember(std::mem::take(&mut self.memory), &observation, &config);
         let mut unjudged = false;
         let mut given_up = false;

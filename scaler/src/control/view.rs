@@ -136,6 +136,7 @@ mod tests {
             launched: NOW,
             node: None,
             cold: false,
+            generation: None,
             phase: Phase::Pending { started: false, cause: PendingCause::Starting, since: NOW, detail: None },
         }
     }

@@ -35,6 +35,7 @@ fn ready_worker(serial: u64) -> Worker {
         launched: NOW - Duration::from_secs(40),
         node: None,
         cold: false,
+        generation: None,
         phase: Phase::Ready { since: NOW - Duration::from_secs(33) },
     }
 }
@@ -51,6 +52,7 @@ fn page() -> Page {
     };
     let unknown = |why| Unknown { why, detail: "no permission".to_owned(), since: NOW };
     let observation = Observation {
+        missing_templates: BTreeMap::new(),
         queues: BTreeMap::from([
             ("documents".to_owned(), known(QueueFacts::Present { ready: 3, consumers: 1 })),
             ("forbidden".to_owned(), Fact::Unknown(unknown(Why::Forbidden))),

@@ -6,13 +6,13 @@ pub mod process;
 pub use kubernetes::KubernetesLauncher;
 pub use process::ProcessLauncher;
 
-use std::{error::Error, time::Duration};
+use std::{collections::BTreeMap, error::Error, time::Duration};
 
 use mayfly_service::DeadlineExceeded;
 
 use crate::{
-    config::PoolConfig,
-    policy::{Why, Worker},
+    config::{Config, PoolConfig},
+    policy::{MissingTemplate, Why, Worker},
     time::Time,
 };
 
@@ -43,6 +43,12 @@ pub trait Launcher: Send + Sync + 'static {
     /// Tells people where they look for what becomes of the pool's template. Nothing depends on it.
     fn tell(&self, _: &News, _: &PoolConfig) -> impl Future<Output = Result<(), LaunchError>> + Send {
         async { Ok(()) }
+    }
+
+    /// Of which pools the worker template is known to be missing: what was found by launches and listings. Only
+    /// those of `config` are looked for again.
+    fn missing_templates(&self, _: &Config, _: Time) -> BTreeMap<String, MissingTemplate> {
+        BTreeMap::new()
     }
 
     /// How often to list: while work waits or a worker is pending, and otherwise.
@@ -146,6 +152,14 @@ pub enum LaunchError {
         /// Why.
         #[source]
         source: BoxError,
+    },
+    /// Definitely not done: the pool's template does not exist. Nobody's failure, it may come yet.
+    #[error("{what} has no template: {problem}")]
+    NoTemplate {
+        /// What was attempted.
+        what: String,
+        /// What is missing, and the next step.
+        problem: String,
     },
     /// Definitely not done, and trying the same again at once is pointless.
     #[error("{what} was refused")]

@@ -41,6 +41,9 @@ impl Hold {
             Self::QueueMissing { queue } => {
                 format!("when the queue is there and messages wait in it: mayfly-publisher declare {queue}")
             }
+            Self::TemplateMissing { template, .. } => format!(
+                "when CronJob {template} is there (helm upgrade makes it), or with another worker.template"
+            ),
             Self::WaitingForPending { cause: PendingCause::Intended, .. } => {
                 "when the worker that is being launched is ready, or given up".to_owned()
             }

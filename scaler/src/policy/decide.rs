@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Action, Decision, Hold, Intent, Launch, LaunchReason, Memory, Observation, PendingCause, Phase,
-    PoolState, UnknownWhat, Withdraw, Worker, need::Need, saturation::Saturated,
+    Action, Decision, Hold, Intent, Launch, LaunchReason, Memory, MissingTemplate, Observation, PendingCause,
+    Phase, PoolState, UnknownWhat, Withdraw, Worker, need::Need, saturation::Saturated,
 };
 use crate::{
     config::{Config, Limits, PoolConfig},
@@ -43,6 +43,8 @@ pub(super) struct Scene<'a> {
     pub(super) everybody: &'a [Worker],
     pub(super) counts: Counts,
     pub(super) need: Need,
+    /// Its worker template, where that is missing.
+    pub(super) missing_template: Option<&'a MissingTemplate>,
     pub(super) now: Time,
 }
 
@@ -153,6 +155,7 @@ impl<'a> Scene<'a> {
             everybody: workers,
             counts: Counts::of(&pool.name, workers, state),
             need: Need::of(pool, memory, observation, config, now),
+            missing_template: observation.missing_templates.get(&pool.name),
             now,
         })
     }
@@ -223,6 +226,9 @@ impl Scene<'_> {
             return Err(Hold::AtMaximum { occupied, maximum });
         }
         if need.ready > 0 || below_minimum {
+            if let Some(MissingTemplate { name, since }) = self.missing_template {
+                return Err(Hold::TemplateMissing { template: name.clone(), since: *since });
+            }
             self.room()?;
         }
         let paced = self.pacing(pool.launch_interval);

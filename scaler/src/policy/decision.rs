@@ -126,6 +126,13 @@ pub enum Hold {
         /// The first of them.
         queue: String,
     },
+    /// The pool's worker template does not exist, or not yet.
+    TemplateMissing {
+        /// Its name.
+        template: String,
+        /// Since when it is missed.
+        since: Time,
+    },
     /// A worker is not ready yet.
     WaitingForPending {
         /// Pending workers.
@@ -300,6 +307,7 @@ impl Hold {
             Self::QuotaReached { .. } => "QuotaReached",
             Self::Empty => "Empty",
             Self::QueueMissing { .. } => "QueueMissing",
+            Self::TemplateMissing { .. } => "TemplateMissing",
             Self::WaitingForPending { .. } => "WaitingForPending",
             Self::AtCapacity { .. } => "AtCapacity",
             Self::Pacing { .. } => "Pacing",
@@ -332,6 +340,9 @@ impl fmt::Display for Hold {
             }
             Self::Empty => formatter.write_str("nothing waits"),
             Self::QueueMissing { queue } => write!(formatter, "queue {queue} does not exist"),
+            Self::TemplateMissing { template, since } => {
+                write!(formatter, "worker template {template} does not exist, missed since {since}")
+            }
             Self::WaitingForPending { pending, age, cause, detail } => {
                 write!(
                     formatter,

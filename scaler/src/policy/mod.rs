@@ -32,7 +32,8 @@ pub use judge::{Judgement, Verdict, judge};
 pub use memory::{Memory, remember};
 pub use need::DEPTH_STALE_AFTER;
 pub use observation::{
-    Counters, Ending, Fact, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why, Worker,
+    Counters, Ending, Fact, MissingTemplate, Observation, Phase, QueueFacts, Unknown, UnknownWhat, Why,
+    Worker,
 };
 pub use pending::{Action, Deadlines, PODLESS_REMOVABLE_AFTER, PendingCause};
 pub use record::{

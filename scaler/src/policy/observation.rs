@@ -115,6 +115,17 @@ pub struct Observation {
     pub workers: Fact<Vec<Worker>>,
     /// The state record, judged.
     pub state: Fact<StateRecord>,
+    /// By pool: its worker template, where that is known to be missing.
+    pub missing_templates: BTreeMap<String, MissingTemplate>,
+}
+
+/// A worker template that is not there: the pool waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MissingTemplate {
+    /// Its name.
+    pub name: String,
+    /// Since when it is missed.
+    pub since: Time,
 }
 
 /// One worker as its launcher lists it.
@@ -135,6 +146,9 @@ pub struct Worker {
     pub node: Option<String>,
     /// Whether it had to wait for its node, as far as is known.
     pub cold: bool,
+    /// The generation of the template that it was made from, where templates have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
     /// Where it is in its life.
     pub phase: Phase,
 }

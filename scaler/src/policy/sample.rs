@@ -73,6 +73,7 @@ impl Sample {
                 launched: now,
                 node: Some(format!("node-{}", slot / 2)),
                 cold: slot % 2 == 0,
+                generation: None,
                 phase: if slot + 1 < WORKERS {
                     Phase::Ready { since: now }
                 } else {
@@ -83,6 +84,7 @@ impl Sample {
         }
         let mut memory = Memory::default();
         let mut observation = Observation {
+            missing_templates: BTreeMap::new(),
             queues: BTreeMap::new(),
             suspects: BTreeMap::new(),
             counters: BTreeMap::new(),

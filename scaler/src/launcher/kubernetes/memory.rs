@@ -9,7 +9,7 @@ use k8s_openapi::api::{
 
 use super::{
     ending::ending,
-    names::{CONTROLLER, Identity},
+    names::{CONTROLLER, Identity, generation},
     phase::{self, Seen, finished, has_ended, is_scheduled, pod_phase, stamp, was_ready},
     said::{self, Said},
 };
@@ -172,6 +172,7 @@ impl Memory {
                 launched: phase::launched(&known.job, now),
                 node: known.pod.as_ref().and_then(phase::node),
                 cold: known.pod.as_ref().is_some_and(phase::waited_for_node),
+                generation: generation(&known.job.metadata),
                 phase: known.phase(now),
             }
         });
@@ -185,6 +186,7 @@ impl Memory {
                 launched: stamp(pod.metadata.creation_timestamp.as_ref(), now),
                 node: phase::node(pod),
                 cold: phase::waited_for_node(pod),
+                generation: None,
                 phase: pod_phase(pod, *ready_since, None, now),
             }
         });

@@ -11,6 +11,7 @@ mod names;
 mod phase;
 mod said;
 mod template;
+mod templates;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,19 +32,18 @@ use self::{
     memory::Memory,
     names::{CONTROLLER, Identity},
     template::Built,
+    templates::Templates,
 };
 use super::{Cadence, LaunchError, Launched, Launcher, Look, News, Plan, Removed};
 use crate::{
     cluster::{CallError, Cluster},
-    config::{PoolConfig, WorkerTemplate},
-    policy::{PODLESS_REMOVABLE_AFTER, Worker},
+    config::{Config, PoolConfig, WorkerTemplate},
+    policy::{MissingTemplate, PODLESS_REMOVABLE_AFTER, Worker},
     time::Time,
 };
 
 /// The limit of reading a template: between a listing and its POST there is no more time.
 const TEMPLATE_LIMIT: Duration = Duration::from_secs(1);
-/// A template is read once for launches that belong together.
-const TEMPLATE_FRESH: Duration = Duration::from_secs(2);
 
 /// Starts workers as Jobs.
 #[derive(Debug)]
@@ -51,8 +51,7 @@ pub struct KubernetesLauncher {
     cluster: Cluster,
     instance: String,
     memory: Mutex<Memory>,
-    /// Templates by name, as read a moment ago.
-    templates: Mutex<BTreeMap<String, (Instant, Value)>>,
+    templates: Mutex<Templates>,
     /// Remarks on templates that were made already.
     remarked: Mutex<BTreeSet<String>>,
 }
@@ -103,12 +102,12 @@ impl KubernetesLauncher {
         let template = deadline("read worker template", TEMPLATE_LIMIT, self.template(name)).await?;
         let template = template.map_err(|error| {
             if error.is_not_found() {
-                let missing = format!(
-                    "its template, CronJob {name} in namespace {namespace}, does not exist; create it (helm \
-                     upgrade does), or correct worker.template of pool {}",
+                let problem = format!(
+                    "CronJob {name} in namespace {namespace} does not exist; create it (helm upgrade does), or \
+                     correct worker.template of pool {}",
                     plan.pool
                 );
-                return LaunchError::refused(what(), missing);
+                return LaunchError::NoTemplate { what: what(), problem };
             }
             failed(what(), error)
         })?;
@@ -120,16 +119,31 @@ impl KubernetesLauncher {
     }
 
     async fn template(&self, name: &str) -> Result<Value, CallError> {
-        let begun = Instant::now();
-        let known = lock(&self.templates).get(name).cloned();
-        if let Some((read, template)) = known
-            && begun.duration_since(read) < TEMPLATE_FRESH
-        {
+        if let Some(template) = lock(&self.templates).fresh(name, Instant::now()) {
             return Ok(template);
         }
-        let template = self.cluster.get_as::<CronJob, Value>("read worker template", name).await?;
-        lock(&self.templates).insert(name.to_owned(), (begun, template.clone()));
-        Ok(template)
+        self.read_template(name).await
+    }
+
+    async fn read_template(&self, name: &str) -> Result<Value, CallError> {
+        let begun = Instant::now();
+        let read = self.cluster.get_as::<CronJob, Value>("read worker template", name).await;
+        let mut templates = lock(&self.templates);
+        match &read {
+            Ok(template) => templates.take(name, template, begun),
+            Err(error) if error.is_not_found() => templates.miss(name, begun),
+            Err(_) => {}
+        }
+        read
+    }
+
+    /// Looks again for a template that is missing, if that is due.
+    async fn look_for_missing(&self) {
+        let due = lock(&self.templates).due(Instant::now());
+        let Some(name) = due else { return };
+        if let Ok(Ok(_)) = deadline("read worker template", TEMPLATE_LIMIT, self.read_template(&name)).await {
+            tracing::info!(template = name, "worker template is there");
+        }
     }
 
     /// Logs what was not logged before.
@@ -213,6 +227,7 @@ impl Launcher for KubernetesLauncher {
             });
             self.memory().take_events(&uid, object, events.ok().as_deref(), now);
         }
+        self.look_for_missing().await;
         Ok(self.memory().workers(now))
     }
 
@@ -258,7 +273,7 @@ impl Launcher for KubernetesLauncher {
         let what = || "an event".to_owned();
         let WorkerTemplate::CronJob(name) = &pool.worker else { return Ok(()) };
         // A template that was replaced since is told of by the next launch that reads it.
-        let known = lock(&self.templates).get(name).map(|(_, template)| template.clone());
+        let known = lock(&self.templates).known(name);
         let template = match known {
             Some(template) => template,
             None => self.template(name).await.map_err(|error| failed(what(), error))?,
@@ -270,6 +285,10 @@ impl Launcher for KubernetesLauncher {
             Err(error) if !error.is_already_exists() => Err(failed(what(), error)),
             _ => Ok(()),
         }
+    }
+
+    fn missing_templates(&self, config: &Config, now: Time) -> BTreeMap<String, MissingTemplate> {
+        lock(&self.templates).missing(config, Instant::now(), now)
     }
 
     fn cadence(&self) -> Cadence {

@@ -24,6 +24,8 @@ pub(super) const SERIAL: &str = "mayfly/serial";
 pub(super) const REASON: &str = "mayfly/reason";
 /// Annotation: when that was decided.
 pub(super) const INTENDED_AT: &str = "mayfly/intended-at";
+/// Label of a Job: the generation of the template that it was made from.
+pub(super) const GENERATION: &str = "mayfly/template-generation";
 /// Label of a pod: the uid of its Job. (Its longer form is younger than some clusters.)
 pub(super) const CONTROLLER: &str = "controller-uid";
 
@@ -73,6 +75,11 @@ impl Identity {
         let ours = named.serial.is_some_and(|serial| name.ends_with(&format!("-{serial}")));
         if ours { named } else { Self { serial: None, slot: None, ..named } }
     }
+}
+
+/// The generation of the template that a Job was made from, as its label says.
+pub(super) fn generation(metadata: &ObjectMeta) -> Option<u64> {
+    metadata.labels.as_ref()?.get(GENERATION)?.parse().ok()
 }
 
 /// When the launch was decided, as its annotation says.

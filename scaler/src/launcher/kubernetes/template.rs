@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use mayfly_service::contract;
 
-use super::names::{self, INTENDED_AT, REASON};
+use super::names::{self, GENERATION, INTENDED_AT, REASON};
 use crate::{
     config::{PoolConfig, WARM_IDLE},
     launcher::Plan,
@@ -76,7 +76,9 @@ pub(super) fn build(
     fields.insert("ttlSecondsAfterFinished".to_owned(), json!(ttl.unwrap_or(0).max(LEAST_TTL)));
 
     let mut holder = json!({ "metadata": job_template.get("metadata").cloned().unwrap_or_default() });
-    put(&mut holder, "labels", labels.into_iter());
+    let generation = template.pointer("/metadata/generation").and_then(Value::as_u64);
+    let generation = generation.map(|generation| (GENERATION, generation.to_string()));
+    put(&mut holder, "labels", labels.into_iter().chain(generation));
     let told = [(REASON, plan.reason.clone()), (INTENDED_AT, plan.stamp.to_string())];
     put(&mut holder, "annotations", told.into_iter());
     let metadata = &holder["metadata"];

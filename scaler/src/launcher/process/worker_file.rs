@@ -169,6 +169,7 @@ impl WorkerFiles {
             node: None,
             // A local process is a node of its own.
             cold: true,
+            generation: None,
             phase,
         }))
     }

@@ -26,6 +26,7 @@ fn holds() -> Vec<Hold> {
         Hold::QuotaReached { occupied: 0, quota: 0, part: 0 },
         Hold::Empty,
         Hold::QueueMissing { queue: "q".to_owned() },
+        Hold::TemplateMissing { template: "mayfly-p".to_owned(), since: ago(60) },
         pending(1, PendingCause::Intended, None),
         pending(1, PendingCause::NodeComing, Some("a node was promised")),
         pending(3, PendingCause::Starting, None),
@@ -79,6 +80,8 @@ fn every_reason_to_hold_says_what_would_have_to_change() {
         launches when messages wait
     QueueMissing: hold: queue q does not exist
         launches when the queue is there and messages wait in it: mayfly-publisher declare q
+    TemplateMissing: hold: worker template mayfly-p does not exist, missed since 2027-01-15T07:59:00.000Z
+        launches when CronJob mayfly-p is there (helm upgrade makes it), or with another worker.template
     WaitingForPending: hold: 1 workers pending, the oldest for 12.0 s (launch intended)
         launches when the worker that is being launched is ready, or given up
     WaitingForPending: hold: 1 workers pending, the oldest for 12.0 s (node coming: a node was promised)
@@ -126,9 +129,10 @@ fn the_table_has_every_reason_to_hold() {
         Hold::Batching { .. } => 13,
         Hold::NothingHelps { .. } => 14,
         Hold::DownstreamSaturated { .. } => 15,
+        Hold::TemplateMissing { .. } => 16,
     };
     let numbers: std::collections::BTreeSet<_> = holds().iter().map(number).collect();
-    assert_eq!(numbers, (0..16).collect());
+    assert_eq!(numbers, (0..17).collect());
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl World {
         let mut record = StateRecord::new(NOW);
         record.pool_mut("p").estimates.queues.insert("q".to_owned(), self.persisted);
         let observation = Observation {
+            missing_templates: BTreeMap::new(),
             queues: [("q".to_owned(), Fact::Known { value: facts, at: self.time() })].into(),
             suspects: BTreeMap::new(),
             counters: BTreeMap::new(),

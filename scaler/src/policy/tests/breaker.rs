@@ -21,6 +21,7 @@ fn hour(pool: &PoolConfig, ending: impl Fn(Time) -> Ending) -> (Vec<u64>, PoolSt
         let listed: Vec<_> = workers.iter().map(|(_, worker)| worker.clone()).collect();
         record = judge(&record, &listed, &config, now).record;
         let observation = Observation {
+            missing_templates: std::collections::BTreeMap::new(),
             queues: [("q".to_owned(), Fact::Known { value: waiting(10), at: now })].into(),
             suspects: std::collections::BTreeMap::new(),
             counters: std::collections::BTreeMap::new(),

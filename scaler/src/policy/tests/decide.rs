@@ -485,3 +485,23 @@ fn every_decision_has_a_name_and_a_sentence() {
     let state = PoolState { paused: true, ..PoolState::default() };
     assert_eq!(sentence(Scene { state, ..base() }), "hold Paused: hold: the pool is paused");
 }
+
+#[test]
+fn a_pool_without_its_template_waits_for_it_and_only_where_it_would_launch() {
+    let since = ago(60);
+    let decision = |scene: &Scene| {
+        let mut observation = scene.observation();
+        let missing = MissingTemplate { name: "mayfly-p".to_owned(), since };
+        observation.missing_templates.insert("p".to_owned(), missing);
+        decide(&scene.memory(), &observation, &scene.config(), NOW)["p"].clone()
+    };
+    let waits = Decision::Hold(Hold::TemplateMissing { template: "mayfly-p".to_owned(), since });
+    assert_eq!(decision(&base()), waits);
+    // What else is so comes first, where it would hold in any case.
+    let empty = Scene { queues: vec![("q", known(waiting(0)))], ..base() };
+    assert_eq!(decision(&empty), Decision::Hold(Hold::Empty));
+    let full =
+        Scene { pool: PoolConfig { max_workers: Some(1), ..pool("p") }, ..Scene::with_workers([ready(1)]) };
+    assert_eq!(decision(&full), Decision::Hold(Hold::AtMaximum { occupied: 1, maximum: 1 }));
+    assert_eq!(base().decide(), launches([0], DEPTH), "with its template it launches");
+}

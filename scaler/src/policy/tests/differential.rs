@@ -105,6 +105,7 @@ fn by_the_policy(trace: &Trace, pool: &PoolConfig) -> Vec<(u64, u32)> {
             config.pools[0].force_empty_queue_interval = Duration::from_hours(1000);
         }
         let observation = Observation {
+            missing_templates: BTreeMap::new(),
             queues: [("q".to_owned(), Fact::Known { value: waiting(ready), at })].into(),
             suspects: BTreeMap::new(),
             counters: BTreeMap::new(),

@@ -17,6 +17,7 @@ impl World {
         let unseen = || unknown(Why::NotYetSeen);
         let (workers, state) = scaler.view.clone().unwrap_or_else(|| (unknown(Why::NotYetSeen), unseen()));
         Observation {
+            missing_templates: BTreeMap::new(),
             queues: scaler.queues.clone(),
             suspects: BTreeMap::new(),
             counters: BTreeMap::new(),
@@ -65,6 +66,7 @@ impl World {
         let workers = self.workers();
         let mut record = judge(&self.record, &workers, &self.config, time).record;
         let observation = Observation {
+            missing_templates: BTreeMap::new(),
             queues: self.scalers[turn].queues.clone(),
             suspects: BTreeMap::new(),
             counters: BTreeMap::new(),

@@ -71,6 +71,7 @@ pub(super) fn worker(serial: u64, phase: Phase) -> Worker {
         launched: ago(30),
         node: None,
         cold: false,
+        generation: None,
         phase,
     }
 }
@@ -174,6 +175,7 @@ impl Scene {
         let mut record = StateRecord::new(ago(10_000));
         record.pools.insert("p".to_owned(), self.state.clone());
         Observation {
+            missing_templates: BTreeMap::new(),
             queues: self.queues.iter().map(|(name, fact)| ((*name).to_owned(), fact.clone())).collect(),
             suspects: self.suspects.iter().map(|(name, fact)| ((*name).to_owned(), fact.clone())).collect(),
             counters: BTreeMap::new(),

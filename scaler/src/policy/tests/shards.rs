@@ -128,6 +128,7 @@ impl Shards {
             (queue.clone(), Fact::Known { value: facts, at })
         });
         let observation = Observation {
+            missing_templates: BTreeMap::new(),
             queues: queues.collect(),
             suspects: BTreeMap::new(),
             counters: BTreeMap::new(),
@@ -180,6 +181,7 @@ impl Shards {
                 launched,
                 node: None,
                 cold: false,
+                generation: None,
                 phase,
             }
         };

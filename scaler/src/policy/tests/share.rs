@@ -36,6 +36,7 @@ fn parties(quota: Option<u32>, parties: &[Party]) -> (Config, Observation, BTree
         })
         .collect();
     let observation = Observation {
+        missing_templates: BTreeMap::new(),
         queues: BTreeMap::new(),
         suspects: BTreeMap::new(),
         counters: BTreeMap::new(),

@@ -255,6 +255,7 @@ impl World {
                 launched: intent.stamp,
                 node: None,
                 cold: true,
+                generation: None,
                 phase,
             };
             self.jobs.push(Job { worker, next: now + self.delays.1, done: 0, busy: false });

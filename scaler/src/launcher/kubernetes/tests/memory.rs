@@ -64,6 +64,7 @@ fn a_worker_is_known_by_its_jobs_labels() {
         launched: at(60),
         node: Some("node-1".to_owned()),
         cold: false,
+        generation: None,
         phase: Phase::Ready { since: at(5) },
     };
     assert_eq!(worker, expected);

@@ -242,3 +242,13 @@ fn the_worker_is_told_who_it_is_and_keeps_what_it_is_told_elsewhere() {
     let names = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
     assert!(names.iter().all(|variable| variable["name"] != "MAYFLY_SLOT"), "{names:?}");
 }
+
+#[test]
+fn the_generation_of_the_template_is_noted_on_the_job() {
+    let template = merged(least(), json!({ "metadata": { "generation": 7 } }));
+    let job = built(&template);
+    assert_eq!(job["metadata"]["labels"]["mayfly/template-generation"], "7");
+    let metadata = serde_json::from_value(job["metadata"].clone()).unwrap();
+    assert_eq!(super::super::names::generation(&metadata), Some(7));
+    assert_eq!(job["spec"]["template"]["metadata"]["labels"]["mayfly/template-generation"], Value::Null);
+}
