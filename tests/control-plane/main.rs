@@ -15,6 +15,7 @@ mod outages;
 mod rows;
 mod state;
 mod storm;
+mod takeback;
 mod templates;
 mod workers;
 

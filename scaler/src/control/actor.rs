@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use mayfly_service::{chain, crash::crash_point};
 use tokio::sync::watch;
 
@@ -23,6 +24,8 @@ use crate::{
 
 /// A POST needs a listing no older than this.
 const LISTING_FRESH: Duration = Duration::from_secs(2);
+/// So many Jobs are asked for at a time: a burst is out before its listing becomes too old.
+const POSTS_AT_ONCE: usize = 8;
 /// Tries to take a refused intent out of the record again.
 const REFUSAL_TRIES: u32 = 3;
 
@@ -127,34 +130,44 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         for worker in &course.removals {
             self.remove(worker).await;
         }
-        for plan in &course.posts {
-            // Nothing is launched for a pool that is not configured.
-            if let Some(pool) = config.pool(&plan.pool) {
-                self.post(plan, pool, listed_at, &mut view).await;
+        let mut refused = Vec::new();
+        for together in course.posts.chunks(POSTS_AT_ONCE) {
+            let mut asked = Vec::new();
+            for plan in together {
+                // Nothing is launched for a pool that is not configured.
+                let Some(pool) = config.pool(&plan.pool) else { continue };
+                asked.push(async move { Some((plan, pool, self.post(plan, pool, listed_at).await?)) });
+            }
+            refused.extend(join_all(asked).await.into_iter().flatten());
+        }
+        for (plan, pool, error) in refused {
+            if let Err(error) = self.withdraw_refused(plan, pool, &error, &mut view).await {
+                tracing::warn!(worker = plan.name, error = %chain(&error), "refused launch stays intended for now");
             }
         }
         Acted { view, wrote, removed: !course.removals.is_empty(), outrun: false }
     }
 
-    async fn post(&self, plan: &Plan, pool: &PoolConfig, listed_at: Time, view: &mut View) {
+    /// Asks for one Job; returns why it was definitely refused, if it was.
+    async fn post(&self, plan: &Plan, pool: &PoolConfig, listed_at: Time) -> Option<LaunchError> {
         let now = self.clock.now();
         if now.since(listed_at) > LISTING_FRESH {
             tracing::warn!(worker = plan.name, "not launched yet: the listing became too old meanwhile");
-            return;
+            return None;
         }
         let refused = match self.launcher.launch(plan, pool).await {
             Ok(Launched::Created) => {
                 let Plan { name, pool, slot, reason, .. } = plan;
                 tracing::info!(worker = name, pool, slot, reason, "worker launched");
-                return;
+                return None;
             }
             Ok(Launched::Adopted) => {
                 tracing::info!(worker = plan.name, "worker was launched before, adopted");
-                return;
+                return None;
             }
             Err(error @ (LaunchError::Deadline(_) | LaunchError::Unanswered { .. })) => {
                 tracing::warn!(worker = plan.name, error = %chain(&error), "launch unanswered, looked for later");
-                return;
+                return None;
             }
             Err(error) => error,
         };
@@ -167,9 +180,7 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
             }
             _ => tracing::error!(worker = plan.name, error = %chain(&refused), "launch refused"),
         }
-        if let Err(error) = self.withdraw_refused(plan, pool, &refused, view).await {
-            tracing::warn!(worker = plan.name, error = %chain(&error), "refused launch stays intended for now");
-        }
+        Some(refused)
     }
 
     /// Takes the intent of a definitely refused launch out of the record; its serial is burnt.

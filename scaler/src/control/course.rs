@@ -94,8 +94,9 @@ impl Decider<'_> {
         let mut course = Course { record: judged.clone(), posts: Vec::new(), removals };
         for (pool, state) in &judged.pools {
             for intent in &state.intents {
-                self.look_after(pool, intent, judged, seen, &mut course);
+                self.withdraw_stale(pool, intent, seen, &mut course);
             }
+            self.complete(pool, &state.intents, judged, &mut course);
         }
         for (pool, decision) in share(decide(memory, observation, config, now), observation, config) {
             match decision {
@@ -128,41 +129,49 @@ impl Decider<'_> {
         }
     }
 
-    /// Completes or withdraws an intent that was left open.
-    fn look_after(
-        &self,
-        pool: &str,
-        intent: &Intent,
-        judged: &StateRecord,
-        seen: &IntentsSeen,
-        course: &mut Course,
-    ) {
+    /// Withdraws an intent whose Job can no longer be expected.
+    fn withdraw_stale(&self, pool: &str, intent: &Intent, seen: &IntentsSeen, course: &mut Course) {
         let age = self.now.since(intent.stamp);
         let known_for = seen.get(&(pool.to_owned(), intent.serial)).map(|seen| self.now.since(*seen));
         if age >= Intent::WITHDRAW_AFTER && known_for.is_some_and(|known| known >= WITHDRAW_KNOWN_FOR) {
             tracing::warn!(pool, serial = intent.serial, "launch withdrawn: its job never came to be");
             let state = course.record.pool_mut(pool);
             *state = state.without_intent(intent.serial);
-        } else if (COMPLETE_AFTER..=Intent::COMPLETE_UNTIL).contains(&age)
-            && self.is_still_wanted(pool, intent, judged)
-        {
+        }
+    }
+
+    /// Completes intents that were left open: as many as the pool would launch if none of them had been written.
+    /// They are looked at together, since what needs all of them may not miss any single one.
+    fn complete(&self, pool: &str, intents: &[Intent], judged: &StateRecord, course: &mut Course) {
+        let is_open = |intent: &&Intent| {
+            (COMPLETE_AFTER..=Intent::COMPLETE_UNTIL).contains(&self.now.since(intent.stamp))
+        };
+        let open: Vec<_> = intents.iter().filter(is_open).collect();
+        if open.is_empty() {
+            return;
+        }
+        let wanted = self.wanted_without(pool, &open, judged);
+        for intent in open.into_iter().take(wanted) {
             tracing::info!(pool, serial = intent.serial, by = intent.by, "completing a launch left open");
             course.posts.push(self.plan(pool, intent, judged));
         }
     }
 
-    /// Whether the pool would launch if `intent` had not been written.
-    fn is_still_wanted(&self, pool: &str, intent: &Intent, judged: &StateRecord) -> bool {
+    /// How many the pool would launch if `intents` had not been written.
+    fn wanted_without(&self, pool: &str, intents: &[&Intent], judged: &StateRecord) -> usize {
         let Self { config, memory, observation, now, .. } = *self;
-        let Some(pool_config) = config.pool(pool) else { return false };
+        let Some(pool_config) = config.pool(pool) else { return 0 };
         let mut without = judged.clone();
-        *without.pool_mut(pool) = judged.pool(pool).without_intent(intent.serial);
-        let state = without.pool(pool);
+        let serials = intents.iter().map(|intent| intent.serial);
+        let state = serials.fold(judged.pool(pool), |state, serial| state.without_intent(serial));
+        *without.pool_mut(pool) = state.clone();
         let observation =
             Observation { state: Fact::Known { value: without, at: now }, ..observation.clone() };
         let decision = decide_pool(memory, &observation, config, pool_config, &state, now);
-        let shared = share([(pool.to_owned(), decision)].into(), &observation, config);
-        matches!(shared.get(pool), Some(Decision::Launch(_)))
+        match share([(pool.to_owned(), decision)].into(), &observation, config).remove(pool) {
+            Some(Decision::Launch(launch)) => launch.slots.len(),
+            _ => 0,
+        }
     }
 
     fn plan(&self, pool: &str, intent: &Intent, record: &StateRecord) -> Plan {
@@ -192,8 +201,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{BrokerSource, LauncherConfig, PoolConfig, WorkerTemplate},
-        policy::{QueueFacts, remember},
+        config::{BrokerSource, LauncherConfig, PoolConfig, SloConfig, Start, WorkerTemplate},
+        policy::{PendingCause, Phase, PoolState, QueueFacts, ServiceTime, remember},
     };
 
     const NOW: Time = Time::from_millis(1_800_000_000_000);
@@ -257,6 +266,67 @@ mod tests {
             assert_eq!(posts(&course), if completed { vec![7] } else { vec![] }, "{age} s");
             assert_eq!(intents(&course, "a"), [7], "{age} s");
         }
+    }
+
+    #[test]
+    fn what_is_left_open_of_a_burst_is_completed_although_no_single_launch_is_missed() {
+        let mut config = config();
+        let slo = SloConfig {
+            targets: vec![Duration::from_secs(60)],
+            pods_per_node: Some(50),
+            start: Start::Immediate,
+        };
+        config.pools[0].slo = Some(slo);
+        config.pools[0].max_workers = Some(50);
+        let mut record = StateRecord::new(NOW);
+        let state = record.pool_mut("a");
+        state.next_serial = 51;
+        state.estimates.service_time =
+            Some(ServiceTime { mean_ms: 60_000.0, weight: 100.0, recent_ms: None });
+        // Thirty of fifty were asked for before the listing became too old.
+        let intent = |serial: u64| Intent {
+            serial,
+            slot: u32::try_from(serial).unwrap(),
+            reason: "a test".to_owned(),
+            stamp: NOW - Duration::from_secs(6),
+            by: "me".to_owned(),
+        };
+        state.intents = (31..=50).map(intent).collect();
+        let pending = |serial: u64| Worker {
+            name: format!("a-{serial}"),
+            pool: "a".to_owned(),
+            serial: Some(serial),
+            slot: u32::try_from(serial).ok(),
+            launched: NOW - Duration::from_secs(6),
+            node: None,
+            cold: false,
+            phase: Phase::Pending {
+                started: false,
+                cause: PendingCause::NoRoom,
+                since: NOW - Duration::from_secs(5),
+                detail: None,
+            },
+        };
+        let facts = QueueFacts::Present { ready: 50, consumers: 0 };
+        let observation = Observation {
+            queues: [("queue".to_owned(), Fact::Known { value: facts, at: NOW })].into(),
+            suspects: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            workers: Fact::Known { value: (1..=30).map(pending).collect(), at: NOW },
+            state: Fact::Known { value: record.clone(), at: NOW },
+        };
+        let memory = remember(Memory::default(), &observation, &config);
+        let decider =
+            Decider { config: &config, memory: &memory, observation: &observation, me: "me", now: NOW };
+        let course = decider.course(&record, &IntentsSeen::new());
+        // As many as would be launched if those thirty were all.
+        let none = PoolState { intents: Vec::new(), ..record.pool("a") };
+        let decision = decide_pool(&memory, &observation, &config, &config.pools[0], &none, NOW);
+        let Decision::Launch(launch) = decision else { unreachable!("{decision}") };
+        let wanted = u64::try_from(launch.slots.len()).unwrap();
+        assert!(wanted > 10, "{wanted}");
+        assert_eq!(posts(&course), (31..31 + wanted).collect::<Vec<_>>());
+        assert_eq!(course.record.pool("a").next_serial, 51, "nothing new is launched");
     }
 
     #[test]

@@ -36,7 +36,8 @@ pub struct Seen {
     pub at: Instant,
     /// The Job.
     pub job: String,
-    /// `prepares`, `stuck`, `starts`, `works`, `ended`, `gone`.
+    /// `prepares`, `stuck`, `starts`, `works`, `ended`, `gone`; `starts in vain` where it was deleted just before, `stopped`
+    /// where it was deleted while it ran.
     pub step: &'static str,
 }
 
@@ -245,9 +246,12 @@ impl Parts {
             if let Some((step, status)) = pod::next(&script, deleted, &pod) {
                 let patch =
                     Patch::Strategic(json!({ "metadata": { "uid": pod.metadata.uid }, "status": status }));
-                limited("report a pod's status", api.patch_status(&name, &PatchParams::default(), &patch))
-                    .await?;
-                self.note(job, step);
+                let params = PatchParams::default();
+                let told = api.patch_status(&name, &params, &patch);
+                let told = limited("report a pod's status", told).await?;
+                // Kubelets hear of a deletion a moment later.
+                let in_vain = !deleted && step == "starts" && told.metadata.deletion_timestamp.is_some();
+                self.note(job, if in_vain { "starts in vain" } else { step });
             } else if deleted && !self.is_noted(&job, "gone") {
                 let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
                 let at_once = DeleteParams::default().grace_period(0).preconditions(preconditions);

@@ -80,7 +80,7 @@ pub(super) fn next(script: &Script, deleted: bool, pod: &Pod) -> Option<(&'stati
         return match stage {
             Stage::Over => None,
             Stage::Bound | Stage::Waiting => Some(("ended", over(137, "ContainerStatusUnknown", None, None))),
-            Stage::Running | Stage::Ready => Some(("ended", over(0, "Completed", None, None))),
+            Stage::Running | Stage::Ready => Some(("stopped", over(0, "Completed", None, None))),
         };
     }
     match (stage, script) {
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(life(&Script::Pulls, false), ["prepares", "pulls"]);
         assert_eq!(life(&Script::Rejected, false), ["ended"]);
         assert_eq!(life(&Script::SidecarCrashes, false), ["stuck"]);
-        assert_eq!(life(&Script::Works, true), ["ended"]);
         assert_eq!(life(&Script::Lingers, false), ["prepares", "starts", "works"]);
+        assert_eq!(life(&Script::Works, true), ["ended"], "it never started");
     }
 }

@@ -52,6 +52,8 @@ pub struct KubernetesLauncher {
     instance: String,
     memory: Mutex<Memory>,
     templates: Mutex<Templates>,
+    /// Held while a template is read.
+    reading: tokio::sync::Mutex<()>,
     /// Remarks on templates that were made already.
     remarked: Mutex<BTreeSet<String>>,
 }
@@ -67,6 +69,7 @@ impl KubernetesLauncher {
             instance: instance.to_owned(),
             memory: Mutex::default(),
             templates: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             remarked: Mutex::default(),
         }
     }
@@ -119,6 +122,8 @@ impl KubernetesLauncher {
     }
 
     async fn template(&self, name: &str) -> Result<Value, CallError> {
+        // Launches of one moment ask once.
+        let _reading = self.reading.lock().await;
         if let Some(template) = lock(&self.templates).fresh(name, Instant::now()) {
             return Ok(template);
         }
