@@ -300,6 +300,7 @@ mod tests {
             launched: NOW - Duration::from_secs(6),
             node: None,
             cold: false,
+            generation: None,
             phase: Phase::Pending {
                 started: false,
                 cause: PendingCause::NoRoom,
@@ -311,6 +312,7 @@ mod tests {
         let observation = Observation {
             queues: [("queue".to_owned(), Fact::Known { value: facts, at: NOW })].into(),
             suspects: BTreeMap::new(),
+            missing_templates: BTreeMap::new(),
             counters: BTreeMap::new(),
             workers: Fact::Known { value: (1..=30).map(pending).collect(), at: NOW },
             state: Fact::Known { value: record.clone(), at: NOW },
