@@ -11,7 +11,7 @@ use mayfly_tests::{
 };
 use serde_json::json;
 
-use crate::{SOON, alive, each_once, end_all, ends, idle, in_order, ready, waiting};
+use crate::{SOON, alive, each_once, end_all, ends, idle, in_order, ready, tells, waiting};
 
 /// For what must not happen: several times as long as it would take.
 const A_WHILE: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ each_in_a_space!(
     a_worker_that_has_just_started_is_not_taken_back,
     a_busy_worker_is_left_alone_whatever_happens_to_the_queue,
     the_documented_role_is_enough_for_a_whole_life,
+    without_a_probe_a_worker_is_ready_when_its_queue_has_a_consumer,
 );
 
 async fn never_are_two_workers_pending_while_nodes_come_late(space: &Space<'_>) -> Result<()> {
@@ -230,4 +231,24 @@ async fn stays_ready(space: &Space<'_>, workers: usize) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     Ok(())
+}
+
+/// A worker whose image has no readiness probe: Kubernetes calls it ready as soon as it runs.
+async fn without_a_probe_a_worker_is_ready_when_its_queue_has_a_consumer(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 5).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 2, "ready_by": "consumers" }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    space.jobs_when("it runs", SOON, |jobs| ready(jobs) == 1).await?;
+    tells(space, &scaler, "WaitingForPending", "running, no consumer at its queue").await?;
+    ensure!(space.jobs().await?.len() == 1, "launched beside a worker that takes nothing");
+    // Its program connects at last.
+    let consumer = client.keep_one(&space.bed.queue).await?;
+    space.jobs_when("the next one is launched", SOON, |jobs| jobs.len() == 2).await?;
+    scaler.decides("AtMaximum", SOON).await?;
+    let counts = scaler.status().await?["counts"].clone();
+    ensure!(counts["ready"] == 1 && counts["pending"] == 1, "{counts}");
+    drop(consumer);
+    ends(&mut scaler.process).await?;
+    client.close().await
 }

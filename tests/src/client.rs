@@ -200,6 +200,21 @@ impl Client {
         Ok(ids)
     }
 
+    /// A consumer that takes one message and keeps it, unacknowledged, as long as this client is connected.
+    ///
+    /// # Errors
+    /// When the broker refuses it.
+    pub async fn keep_one(&self, queue: &str) -> Result<lapin::Consumer> {
+        let channel = limited("channel", async { Ok(self.connection.create_channel().await?) }).await?;
+        let begun = async {
+            channel.basic_qos(1, BasicQosOptions::default()).await?;
+            let (tag, options) = (format!("keep-{queue}"), BasicConsumeOptions::default());
+            let arguments = FieldTable::default();
+            Ok(channel.basic_consume(queue.into(), tag.as_str().into(), options, arguments).await?)
+        };
+        limited("consume", begun).await
+    }
+
     /// Closes in order: the broker has handled all that was sent.
     ///
     /// # Errors

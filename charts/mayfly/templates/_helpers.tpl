@@ -177,12 +177,13 @@ pools:
         {{- with .slo }}
         slo: {{ . | quote }}
         {{- end }}
-{{- range $key, $value := omit . "name" "queue" "slo" "declare" "worker" "schedule" }}
+{{- range $key, $value := omit . "name" "queue" "slo" "declare" "worker" }}
+{{- if or (kindIs "map" $value) (kindIs "slice" $value) }}
+    {{ $key }}:
+      {{- toYaml $value | nindent 6 }}
+{{- else }}
     {{ $key }}: {{ include "mayfly.scalar" $value }}
 {{- end }}
-{{- with .schedule }}
-    schedule:
-      {{- toYaml . | nindent 6 }}
 {{- end }}
     worker:
       template: {{ printf "%s-%s" $instance .name }}

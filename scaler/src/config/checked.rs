@@ -9,7 +9,7 @@ use std::{
 use mayfly_service::{contract, tls::TlsFiles};
 
 use super::{
-    BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, Limits, PoolConfig,
+    BrokerSource, Config, ConfigError, DEFAULT_CHECK_INTERVAL, LauncherConfig, Limits, PoolConfig, ReadyBy,
     WorkerTemplate,
     counters::RawCounters,
     raw::{RawBroker, RawConfig, RawKubernetes, RawLauncher, RawPool, RawProcess, RawQueue, RawWorker},
@@ -278,6 +278,7 @@ impl RawPool {
         )?;
         checked.deadlines = self.deadlines.checked(&at("deadlines"))?;
         set(&mut checked.packing, self.packing.map(|text| switch(&at("packing"), &text)))?;
+        set(&mut checked.ready_by, self.ready_by.map(|text| ready_by(&at("ready_by"), &text)))?;
         set(&mut checked.weight, self.weight.map(|text| number(&at("weight"), &text, 1..=MOST_WEIGHT)))?;
         checked.fits_together(path)?;
         Ok(checked)
@@ -359,6 +360,18 @@ impl RawWorker {
             }
         }
         Ok(WorkerTemplate::Process { command, env })
+    }
+}
+
+fn ready_by(path: &str, text: &str) -> Result<ReadyBy, ConfigError> {
+    match text.trim() {
+        "probe" => Ok(ReadyBy::Probe),
+        "consumers" => Ok(ReadyBy::Consumers),
+        _ => Err(ConfigError::Value {
+            path: path.to_owned(),
+            value: text.to_owned(),
+            allowed: "expected probe or consumers".to_owned(),
+        }),
     }
 }
 

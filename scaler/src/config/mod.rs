@@ -126,8 +126,20 @@ pub struct PoolConfig {
     pub slo: Option<SloConfig>,
     /// Messages that a worker serves at once.
     pub concurrency: u32,
+    /// What tells that a worker is ready.
+    pub ready_by: ReadyBy,
     /// What a worker of this pool is.
     pub worker: WorkerTemplate,
+}
+
+/// What tells that a worker is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReadyBy {
+    /// It says so itself: its readiness probe, or its status lines.
+    #[default]
+    Probe,
+    /// The number of consumers of the pool's queue: for images without a readiness probe.
+    Consumers,
 }
 
 /// What a worker is. Its `Debug` form names the variables of `env` without their values.
@@ -299,6 +311,7 @@ impl PoolConfig {
             packing: true,
             slo: None,
             concurrency: 1,
+            ready_by: ReadyBy::default(),
             worker,
         }
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{
     counters::RawCounters,
     deadlines::RawDeadlines,
-    schema::{EarlierSpan, Limit, Scalar, Span, StartWord},
+    schema::{EarlierSpan, Limit, ReadyWord, Scalar, Span, StartWord},
 };
 
 /// The file.
@@ -159,6 +159,9 @@ pub(super) struct RawPool {
     /// Whether lower slots are served first, so that surplus workers run dry: true unless given.
     #[schemars(with = "bool")]
     pub(super) packing: Option<String>,
+    /// What tells that a worker is ready: its own readiness probe unless given, or the number of its queue's consumers, for images that have no probe.
+    #[schemars(with = "ReadyWord")]
+    pub(super) ready_by: Option<String>,
     /// Its part of the quota, against the other pools': 1 unless given.
     #[schemars(with = "u32", range(min = 1, max = 1000))]
     pub(super) weight: Option<String>,

@@ -15,6 +15,8 @@ pub(super) struct EarlierSpan;
 pub(super) struct Limit;
 /// When to launch where nobody lives.
 pub(super) struct StartWord;
+/// What tells that a worker is ready.
+pub(super) struct ReadyWord;
 /// One value, as its text.
 pub(super) struct Scalar;
 
@@ -91,6 +93,7 @@ text!(Limit, "Limit", {
     "anyOf": [{ "type": "integer", "minimum": 0, "maximum": 100_000 }, { "const": "unlimited" }],
 });
 text!(StartWord, "Start", { "enum": ["immediate", "latest"] });
+text!(ReadyWord, "Ready", { "enum": ["probe", "consumers"] });
 text!(Scalar, "Scalar", { "type": ["string", "number", "boolean"] });
 
 #[cfg(test)]

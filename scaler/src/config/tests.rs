@@ -27,6 +27,7 @@ pools:
     cooldown_cap: 5m
     deadlines: { no_room: 1m, image_pull: 30m }
     packing: false
+    ready_by: consumers
     weight: 3
     worker: { concurrency: 4, command: [mayfly-worker, --queue, documents], env: { RUST_LOG: info, PORT: 5672 } }
 ";
@@ -104,6 +105,7 @@ fn every_key_arrives_where_it_belongs() {
             packing: false,
             slo: None,
             concurrency: 4,
+            ready_by: ReadyBy::Consumers,
             worker: WorkerTemplate::Process {
                 command: ["mayfly-worker", "--queue", "documents"].map(str::to_owned).to_vec(),
                 env: [("RUST_LOG", "info"), ("PORT", "5672")]
@@ -611,5 +613,15 @@ fn what_belongs_to_one_launcher_is_refused_by_name_with_the_other() {
     assert_eq!(
         Config::parse(LEAST_ON_KUBERNETES, &delayed).unwrap_err().to_string(),
         "--start-delay: only local processes have a start delay (launcher.process)"
+    );
+}
+
+#[test]
+fn what_tells_that_a_worker_is_ready_is_one_of_two_words() {
+    assert_eq!(pool_of(with_pool_lines("ready_by: probe")).ready_by, ReadyBy::Probe);
+    let refused = with_pool_lines("ready_by: consumer").unwrap_err().to_string();
+    assert!(
+        refused.contains("pools[0].ready_by") && refused.contains("expected probe or consumers"),
+        "{refused}"
     );
 }

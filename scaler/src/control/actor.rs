@@ -95,7 +95,8 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
         self.tidy(&record, &workers, now).await;
         view.record = Fact::Known { value: judged.clone(), at: now };
         view.note_intents(now);
-        let mut observation = sight.borrow().clone().observation(view.workers.clone(), view.record.clone());
+        let workers = memory.counted(view.workers.clone());
+        let mut observation = sight.borrow().clone().observation(workers, view.record.clone());
         observation.missing_templates = self.launcher.missing_templates(&config, now);
         let decider =
             Decider { config: &config, memory: &memory, observation: &observation, me: &self.me, now };

@@ -152,6 +152,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let mut observation = sight.observation(self.view.workers.clone(), self.view.record.clone());
         observation.missing_templates = self.actor.launcher.missing_templates(&config, now);
         self.memory = remember(std::mem::take(&mut self.memory), &observation, &config);
+        observation.workers = self.memory.counted(observation.workers);
         let mut unjudged = false;
         let mut given_up = false;
         if let (Fact::Known { value: record, .. }, Some(workers)) =

@@ -9,9 +9,10 @@ use mayfly_broker::suspect_queue;
 
 use super::{
     Age, Arrivals, Batch, Counts, Estimates, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
-    ServiceTime,
+    ServiceTime, Worker,
     age::{QueueMemory, WATCH_GAP},
     arrivals::{self, ArrivalMemory},
+    attended::Attended,
     decide::Scene,
     saturation::{PaceMemory, Saturated},
     served::{Served, ServiceSource},
@@ -36,6 +37,7 @@ pub struct Memory {
     paces: BTreeMap<String, PaceMemory>,
     /// By pool: since when all its queues are known to be empty.
     empty_since: BTreeMap<String, Time>,
+    attended: Attended,
 }
 
 /// One pool while its queues are folded in.
@@ -51,8 +53,17 @@ struct Pool<'a> {
 /// of different age.
 #[must_use]
 pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> Memory {
-    let Memory { mut queues, mut arrivals, mut suspects, mut served, surplus, mut paces, mut empty_since } =
-        memory;
+    let Memory {
+        mut queues,
+        mut arrivals,
+        mut suspects,
+        mut served,
+        surplus,
+        mut paces,
+        mut empty_since,
+        attended,
+    } = memory;
+    let attended = attended.observe(observation, config);
     for pool in &config.pools {
         if pool.saturation_guard {
             paces.entry(pool.name.clone()).or_default().observe(pool, observation);
@@ -80,7 +91,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             }
         }
     }
-    let memory = Memory { queues, arrivals, suspects, served, surplus, paces, empty_since };
+    let memory = Memory { queues, arrivals, suspects, served, surplus, paces, empty_since, attended };
     let surplus = remember_surplus(&memory, observation, config);
     Memory { surplus, ..memory }
 }
@@ -233,7 +244,8 @@ impl Memory {
     #[must_use]
     pub fn of(mut self, config: &Config) -> Self {
         let queues: BTreeSet<_> = config.pools.iter().flat_map(|pool| &pool.queues).collect();
-        let Self { queues: ages, arrivals, suspects, served, surplus, paces, empty_since } = &mut self;
+        let Self { queues: ages, arrivals, suspects, served, surplus, paces, empty_since, attended: _ } =
+            &mut self;
         ages.retain(|queue, _| queues.contains(queue));
         arrivals.retain(|queue, _| queues.contains(queue));
         suspects.retain(|queue, _| queues.contains(queue));
@@ -242,6 +254,16 @@ impl Memory {
         paces.retain(|pool, _| config.pool(pool).is_some_and(|pool| pool.saturation_guard));
         empty_since.retain(|pool, _| config.pool(pool).is_some());
         self
+    }
+
+    /// The workers as they count: where a pool goes by consumers, one without is not ready yet, whatever its
+    /// launcher lists.
+    #[must_use]
+    pub fn counted(&self, workers: Fact<Vec<Worker>>) -> Fact<Vec<Worker>> {
+        match workers {
+            Fact::Known { value, at } => Fact::Known { value: self.attended.counted(value), at },
+            unknown @ Fact::Unknown(_) => unknown,
+        }
     }
 
     /// The age of the queue's oldest ready message; `None` when none is known to wait.

@@ -4,6 +4,7 @@
 mod advice;
 mod age;
 mod arrivals;
+mod attended;
 mod capacity;
 mod cooldown;
 mod decide;

@@ -93,6 +93,8 @@ pub enum PendingCause {
     CrashLoop,
     /// It runs, its consumer is not registered yet.
     NotReady,
+    /// It runs, and the queue has no consumer that could be its own: in pools that are ready by consumers.
+    NoConsumer,
 }
 
 /// What to do about a pending worker.
@@ -135,7 +137,7 @@ impl PendingCause {
     pub fn action(self, waited: Duration, deadlines: &Deadlines) -> Action {
         let patience = |limit: Duration, then: Action| if waited < limit { Action::Wait } else { then };
         match self {
-            Self::Intended | Self::Creating | Self::Gated | Self::NotReady => Action::Wait,
+            Self::Intended | Self::Creating | Self::Gated | Self::NotReady | Self::NoConsumer => Action::Wait,
             Self::Suspended | Self::Quota | Self::NodesAtLimit | Self::NodesRefused => Action::Hold,
             Self::CreateRefused | Self::BadImage | Self::CrashLoop => Action::Fail,
             Self::NoRoom | Self::Preempting => patience(deadlines.no_room, Action::Hold),
@@ -181,6 +183,7 @@ impl PendingCause {
             Self::RuntimeError => "container runtime fails",
             Self::CrashLoop => "crashing before the worker starts",
             Self::NotReady => "running, not ready",
+            Self::NoConsumer => "running, no consumer at its queue",
         }
     }
 

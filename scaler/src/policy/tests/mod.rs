@@ -4,6 +4,7 @@ mod advice;
 mod age;
 mod age_counted;
 mod arrivals;
+mod attended;
 mod breaker;
 mod decide;
 mod differential;

@@ -3,7 +3,7 @@
 use super::{super::*, scene::*};
 use crate::config::PoolConfig;
 
-const ALL: [PendingCause; 24] = [
+const ALL: [PendingCause; 25] = [
     PendingCause::Intended,
     PendingCause::Creating,
     PendingCause::Suspended,
@@ -28,6 +28,7 @@ const ALL: [PendingCause; 24] = [
     PendingCause::RuntimeError,
     PendingCause::CrashLoop,
     PendingCause::NotReady,
+    PendingCause::NoConsumer,
 ];
 
 fn stuck(serial: u64, cause: PendingCause, for_seconds: u64) -> Worker {
@@ -80,6 +81,7 @@ fn each_cause_has_its_own_patience() {
         (PendingCause::RuntimeError, Wait, Some((120, Fail))),
         (PendingCause::CrashLoop, Fail, None),
         (PendingCause::NotReady, Wait, None),
+        (PendingCause::NoConsumer, Wait, None),
     ];
     let action = |cause: PendingCause, waited: u64| cause.action(seconds(waited), &Deadlines::default());
     assert_eq!(table.map(|(cause, ..)| cause), ALL);
