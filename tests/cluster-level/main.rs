@@ -5,4 +5,5 @@ mod burst;
 mod failures;
 mod lead;
 mod nodes;
+mod rows;
 mod site;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use mayfly_tests::{
     eventually,
     kubernetes::{Outcome, Phase, Worker, Workers},
+    until,
 };
 use serde_json::{Value, json};
 
@@ -52,8 +53,11 @@ fn a_node_that_is_cut_off_or_lost_under_a_busy_worker_costs_no_message() {
         node.cut().await?;
         let status = site.status().await?;
         ensure!(occupied(&status)? == WORKERS as u64, "a worker that cannot be reached counts: {status}");
+        let lost = async |count: u64| Ok(site.status().await?["counts"]["lost"] == count);
+        until("its worker counts as lost", SOON, async || lost(1).await).await?;
         site.tell("reconnecting it");
         node.heal().await?;
+        until("its worker serves again", SOON, async || lost(0).await).await?;
 
         published.append(&mut site.publish(30).await?);
         let (lost, settled) = freshly_settled(&mut workers).await?;

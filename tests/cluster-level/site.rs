@@ -39,6 +39,8 @@ const IMAGE_TAG: &str = "MAYFLY_TEST_CLUSTER_TAG";
 /// What scripts need of our own environment beside `PATH` and `HOME`.
 const PASSED_ON: [&str; 6] =
     ["MAYFLY_CACHE", "CARGO_TARGET_DIR", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", CLUSTER];
+/// The broker's image, which node 0 has: it holds a shell, too.
+pub(crate) const BROKER_IMAGE: &str = "mayfly.test/rabbitmq:4";
 /// No test runs longer than this.
 const TEST_LIMIT: Duration = Duration::from_mins(10);
 /// How long `bin/install` may take; images are there.

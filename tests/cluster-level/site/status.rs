@@ -7,13 +7,18 @@ use serde_json::Value;
 use super::Site;
 
 impl Site {
-    /// What the page of one scaler says of the pool, fetched through the API server.
+    /// What the page of one scaler says of the pool `work`, fetched through the API server.
     pub(crate) async fn status(&self) -> Result<Value> {
+        self.status_of("work").await
+    }
+
+    /// The same of another pool.
+    pub(crate) async fn status_of(&self, pool: &str) -> Result<Value> {
         let pods = self.scalers().await?;
-        let pod = pods.first().context("there is no scaler")?.name_any();
-        let path = format!("/api/v1/namespaces/{}/pods/{pod}:8080/proxy/status", self.namespace);
+        let scaler = pods.first().context("there is no scaler")?.name_any();
+        let path = format!("/api/v1/namespaces/{}/pods/{scaler}:8080/proxy/status", self.namespace);
         let page = self.client.request_text(hyper::Request::get(path).body(Vec::new())?).await?;
         let page: Value = serde_json::from_str(&page)?;
-        page.pointer("/pools/work").cloned().context("no pool on the status page")
+        page["pools"].get(pool).cloned().context("no pool on the status page")
     }
 }
