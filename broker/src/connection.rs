@@ -54,11 +54,12 @@ impl Connection {
     /// # Errors
     /// `Lost` or `Deadline`.
     pub async fn channel(&self) -> Result<Channel> {
-        for _ in 0..=u16::MAX {
+        // Each number has one turn.
+        for _ in 0..self.most_channels() {
             match deadline("open channel", CALL_LIMIT, self.inner.create_channel()).await? {
                 Ok(inner) => return Ok(Channel { inner }),
                 // lapin 4.12 never forgets what a channel was closed for, and tells it anew when the channel's
-                // number has its next turn. That number is lost; when all are, it says something else.
+                // number has its next turn. That number is lost.
                 Err(source) if is_of_a_channel(&source) && self.is_alive() => {
                     self.worn.store(true, Ordering::Relaxed);
                 }
@@ -73,6 +74,12 @@ impl Connection {
     #[must_use]
     pub fn is_worn(&self) -> bool {
         self.worn.load(Ordering::Relaxed)
+    }
+
+    /// How many channels it can have at once: the least of what the broker and the URL allow.
+    #[must_use]
+    pub fn most_channels(&self) -> u16 {
+        self.inner.configuration().channel_max()
     }
 
     /// Whether the connection is usable as far as we know.

@@ -49,6 +49,19 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// A connection cannot have as many channels as are needed.
+    #[error(
+        "broker {endpoint} allows {most} channels on a connection, {needed} are needed: raise channel_max in \
+         its configuration, or in the url"
+    )]
+    TooFewChannels {
+        /// `host:port/vhost`.
+        endpoint: String,
+        /// How many it can have.
+        most: u16,
+        /// How many it takes.
+        needed: u16,
+    },
     /// The queue does not exist.
     #[error("queue {queue:?} does not exist")]
     QueueMissing {
@@ -169,6 +182,7 @@ impl Error {
             Self::Tls { .. }
             | Self::NotAmqp { .. }
             | Self::AccessRefused { .. }
+            | Self::TooFewChannels { .. }
             | Self::QueueMissing { .. }
             | Self::Forbidden { .. }
             | Self::Conflict { .. }

@@ -80,6 +80,7 @@ fn next_step(error: &BrokerError) -> Option<String> {
         // The text says it already, or there is none.
         BrokerError::Tls { .. }
         | BrokerError::NotAmqp { .. }
+        | BrokerError::TooFewChannels { .. }
         | BrokerError::Lost { .. }
         | BrokerError::Unroutable { .. }
         | BrokerError::NameTooLong { .. } => {

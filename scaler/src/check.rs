@@ -60,6 +60,9 @@ struct Findings {
     /// What the broker said; empty unless asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     queues: Vec<queues::Answer>,
+    /// Whether a connection may have too few channels; absent unless asked, or where it may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<queues::FewChannels>,
     /// From what ages are told; empty unless asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     counters: Vec<counters::Answer>,
@@ -128,7 +131,8 @@ impl Findings {
         };
         match queues::ask(&url, config).await {
             Ok(answers) => {
-                self.queues = answers;
+                self.queues = answers.queues;
+                self.channels = answers.channels;
                 self.counters = counters::ask(&url, config).await;
                 let queues = queues::Answer::exit_code(&self.queues);
                 if queues == ExitCode::Ok { counters::Answer::exit_code(&self.counters) } else { queues }
@@ -150,7 +154,7 @@ impl Findings {
     }
 
     fn print(&self, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
-        let Self { error, meaning, queues, counters, cluster } = self;
+        let Self { error, meaning, queues, channels, counters, cluster } = self;
         if let Some(meaning) = meaning {
             write!(out, "{meaning}")?;
         }
@@ -159,6 +163,9 @@ impl Findings {
         }
         for answer in queues {
             writeln!(out, "  {answer}")?;
+        }
+        if let Some(few) = channels {
+            writeln!(out, "  {few}")?;
         }
         for answer in counters {
             writeln!(out, "  {answer}")?;

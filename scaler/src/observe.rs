@@ -14,6 +14,7 @@ use crate::{
 
 pub use counters::CounterWatch;
 pub use queues::QueueWatch;
+pub(crate) use queues::{most_refused, too_few_channels};
 
 /// What is known of each queue.
 type FactsByName = BTreeMap<String, Fact<QueueFacts>>;
@@ -30,7 +31,7 @@ pub struct Sight {
 }
 
 /// What is told of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     /// What waits in it.
     Queue,

@@ -200,10 +200,12 @@ impl TlsProblem {
     /// The problem behind `error`, if it is one of TLS at all.
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
-        // An `io::Error` is not the source of what it wraps, but hides it.
-        let inner = |error: &'_ (dyn Error + 'static)| -> Option<rustls::Error> {
-            let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            error.downcast_ref().or_else(|| wrapped.and_then(|wrapped| wrapped.downcast_ref())).cloned()
+        // An `io::Error` is not the source of what it wraps, but hides it; and it may wrap another one.
+        let inner = |mut error: &(dyn Error + 'static)| -> Option<rustls::Error> {
+            while let Some(wrapped) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+                error = wrapped;
+            }
+            error.downcast_ref().cloned()
         };
         std::iter::successors(Some(error), |&error| error.source()).find_map(inner).map(Self::from)
     }

@@ -1,6 +1,8 @@
 //! The scaler under the process launcher: one launch at a time, whatever dies, is doubled or goes away.
 
 mod age;
+mod counters;
+mod refused;
 mod reload;
 mod scale;
 mod sight;

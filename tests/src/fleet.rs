@@ -17,6 +17,8 @@ use tokio::{
 
 use crate::{Bed, Process, Program, node::free_port, wait::eventually};
 
+/// How long `mayfly-scaler check` may take.
+const CHECK_LIMIT: Duration = Duration::from_mins(1);
 /// How long the admin server may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The variable in which a scaler finds its broker.
@@ -154,6 +156,18 @@ impl<'a> Fleet<'a> {
         let mut process = program.run(name, Duration::from_secs(20)).await?;
         process.exits_with(0, Duration::from_secs(1)).await?;
         process.stdout()
+    }
+
+    /// Runs `mayfly-scaler check ARGUMENTS`, and returns what it prints, errors included, and its exit code.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn check(&self, name: &str, arguments: &[&str]) -> Result<(String, Option<i32>)> {
+        let program = self.bed.program("mayfly-scaler")?.arg("check").arg(&self.config).args(arguments);
+        let mut process = program.env(BROKER_URL, &self.url).run(name, CHECK_LIMIT).await?;
+        let text = process.stdout()? + &process.log()?;
+        let code = process.exits(Duration::from_secs(1)).await?.code();
+        Ok((text, code))
     }
 
     /// Starts a scaler; `name` names its logs. `environment` is added to its own.

@@ -18,6 +18,7 @@
 pub mod bed;
 pub mod client;
 pub mod control_plane;
+pub mod counters;
 pub mod fleet;
 pub mod ids;
 pub mod kubernetes;

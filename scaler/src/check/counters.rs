@@ -9,9 +9,10 @@ use serde::Serialize;
 use crate::{
     config::{Config, CounterSource},
     observe::counters::{
-        endpoint::{CannotRead, Endpoint, Login},
+        endpoint::{Endpoint, Login},
         sum::Sum,
     },
+    policy::Why,
     time::Clock,
 };
 
@@ -72,7 +73,7 @@ pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Vec<Answer> {
                 answers.push(Answer { counters: Some(address), offer, code: ExitCode::Ok });
             }
             Err(error) => {
-                let gone = matches!(error, CannotRead::Unreachable { .. } | CannotRead::Late { .. });
+                let gone = error.why() == Why::Unreachable;
                 let code = if gone { ExitCode::Unavailable } else { ExitCode::Config };
                 answers.push(Answer::nothing(Some(address), chain(&error), code));
             }

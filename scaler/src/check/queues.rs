@@ -6,7 +6,10 @@ use mayfly_broker::{BrokerUrl, CALL_LIMIT, Connection, Depth, Error, QueueState,
 use mayfly_service::ExitCode;
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::{
+    config::Config,
+    observe::{most_refused, too_few_channels},
+};
 
 /// What the broker said about one queue.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -46,14 +49,44 @@ enum State {
     },
 }
 
+/// What the broker said.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) queues: Vec<Answer>,
+    pub(super) channels: Option<FewChannels>,
+}
+
+/// A connection cannot have as many channels as there may be queues that close one each.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct FewChannels {
+    channels: u16,
+    /// So many queues that are missing or forbidden are still looked at in time.
+    refused: usize,
+}
+
 /// Asks for every queue and its suspects in turn, each on a channel of its own: a refusal closes it.
 ///
 /// # Errors
 /// When the broker as a whole cannot be used.
-pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Result<Vec<Answer>, Error> {
-    let connection = Connection::open(url, &format!("{} check", config.instance), CALL_LIMIT).await?;
+pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Result<Answers, Error> {
+    let connect = async || Connection::open(url, &format!("{} check", config.instance), CALL_LIMIT).await;
+    let mut connection = connect().await?;
+    let channels = connection.most_channels();
+    if let Some(error) = too_few_channels(&connection, url) {
+        return Err(error);
+    }
     let mut answers = Vec::new();
-    let depth = async |queue: &str| connection.channel().await?.depth(queue, CALL_LIMIT).await;
+    let mut depth = async |queue: &str| {
+        let channel = match connection.channel().await {
+            // Refusals have used up all channels.
+            Err(_) if connection.is_worn() => {
+                std::mem::replace(&mut connection, connect().await?).close().await?;
+                connection.channel().await?
+            }
+            channel => channel?,
+        };
+        channel.depth(queue, CALL_LIMIT).await
+    };
     for queue in config.pools.iter().flat_map(|pool| &pool.queues) {
         answers.push(Answer::of(queue, depth(queue).await));
         // A queue that is missing is created with the one for its suspects.
@@ -65,7 +98,31 @@ pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Result<Vec<Answer>,
     if let Err(error) = connection.close().await {
         tracing::debug!(%error, "connection not closed in order");
     }
-    Ok(answers)
+    Ok(Answers {
+        channels: FewChannels::of(channels, config.pools.iter().map(|pool| pool.queues.len()).sum()),
+        queues: answers,
+    })
+}
+
+// === impl FewChannels ===
+
+impl FewChannels {
+    /// `None` where that many `queues` may be missing without harm.
+    fn of(channels: u16, queues: usize) -> Option<Self> {
+        let refused = most_refused(channels);
+        (queues > refused).then_some(Self { channels, refused })
+    }
+}
+
+impl fmt::Display for FewChannels {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { channels, refused } = self;
+        write!(
+            formatter,
+            "connection: {channels} channels at most (channel_max); more than {refused} queues that are missing \
+             or forbidden are seen later than 10 s after they come"
+        )
+    }
 }
 
 // === impl Answer ===

@@ -14,10 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    endpoint::{CannotRead, Endpoint},
-    sum::Sum,
-};
+use self::{endpoint::Endpoint, sum::Sum};
 use super::{Jitter, Sight};
 use crate::{
     config::CounterSource,
@@ -83,10 +80,10 @@ impl CounterWatch {
         let pages = match pages {
             Ok(pages) => pages,
             Err(error) => {
-                let forbidden = matches!(error, CannotRead::Forbidden { .. });
-                let why = if forbidden { Why::Forbidden } else { Why::Unreachable };
+                let why = error.why();
                 self.unknown(why, &chain(&error), answered);
-                return if forbidden { REFUSED } else { RETRY };
+                // What took long, or was much, is not asked for at once again.
+                return if why == Why::Forbidden { REFUSED } else { (took * PART).clamp(RETRY, REFUSED) };
             }
         };
         if let Err((index, refused)) = self.sum.fold(&pages, answered) {

@@ -15,6 +15,8 @@ use crate::{
 /// Between two looks at a queue that is missing, forbidden or late, or two tries of a refused password (±10 %):
 /// each costs the broker a line of its log.
 pub(super) const REFUSED: Duration = Duration::from_millis(6500);
+/// The same after a connection was lost meanwhile.
+const REFUSED_AGAIN: Duration = Duration::from_secs(5);
 /// Between two looks at `Q.suspect` while nothing waits there: only the end of a worker can change that. Short
 /// enough that emptiness is watched without a gap.
 const NO_SUSPECTS: Duration = Duration::from_secs(1);
@@ -39,6 +41,8 @@ pub(super) struct Probe {
     /// Whether it was there at the last look, so that it is asked for together with others.
     present: bool,
     look_again: Option<Instant>,
+    /// When it closed a channel last.
+    refused: Option<Instant>,
     jitter: Jitter,
 }
 
@@ -52,6 +56,7 @@ impl Watched {
             asked,
             present: false,
             look_again: None,
+            refused: None,
             jitter: Jitter::default(),
         };
         Self {
@@ -107,9 +112,15 @@ impl Probe {
         self.present
     }
 
-    /// On a new connection it is asked for at once.
-    pub(super) const fn begin_anew(&mut self) {
-        self.look_again = None;
+    /// After the connection was lost it is asked for soon; at once if that costs the broker nothing, however
+    /// often connections are lost.
+    pub(super) fn begin_anew(&mut self) {
+        self.look_again = self.refused.map(|refused| refused + REFUSED_AGAIN);
+    }
+
+    /// Since when it is due; `None` comes first.
+    pub(super) const fn due_since(&self) -> Option<Instant> {
+        self.look_again
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -118,6 +129,7 @@ impl Probe {
 
     fn take_in(&mut self, at: Instant, told: &Told, clock: &Clock, sight: &mut Sight) {
         self.present = matches!(told, Told::Present(_));
+        self.refused = matches!(told, Told::Missing | Told::Forbidden(_)).then(Instant::now);
         let pause = match (told, self.part) {
             (Told::Present(depth), Part::Suspects) if depth.ready == 0 => Some(NO_SUSPECTS),
             (Told::Present(_), _) => None,

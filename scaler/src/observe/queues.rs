@@ -1,7 +1,7 @@
 //! Looks at the queues by passive declare: one connection, few channels, in a task of its own, so that a
 //! broker that hangs holds up nothing else.
 
-use std::{slice::Chunks, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, slice::Chunks, sync::Arc, time::Duration};
 
 use backon::BackoffBuilder;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -29,9 +29,17 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// within two seconds.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 /// Channels for queues that are there, and the queues that make a further one worth its while.
-const TOGETHER: (usize, usize) = (12, 160);
+const TOGETHER: (u16, usize) = (12, 160);
 /// The same for queues that are asked for one by one.
-const ALONE: (usize, usize) = (4, 40);
+const ALONE: (u16, usize) = (4, 40);
+/// One for each of both: with fewer channels nothing can be seen.
+const LEAST_CHANNELS: u16 = 2;
+/// So many refused queues for each channel that a connection may have are looked at within ten seconds, as
+/// measured on a busy machine: that many fresh connections are made and used up meanwhile.
+const REFUSED_A_CHANNEL: usize = 25;
+/// Between two connections, where refusals use up the channels: what a broker has to bear for queues that are
+/// not there.
+const FRESH: Duration = Duration::from_millis(50);
 /// What was answered by now is told without waiting for the rest.
 const HELD_BACK: Duration = Duration::from_millis(500);
 
@@ -52,6 +60,23 @@ pub struct QueueWatch {
 
 /// A question: which queue, which part of it.
 type Key = (usize, Part);
+
+/// A queue that is due.
+#[derive(Debug)]
+struct Question {
+    key: Key,
+    asked: String,
+    pace: Pace,
+}
+
+/// How far one look came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// Everything that was due.
+    AtAll,
+    /// Refusals used up the channels before everything was asked for.
+    AtSome,
+}
 
 /// Growing, jittered delays that start anew after a success.
 #[derive(Debug)]
@@ -104,32 +129,36 @@ impl QueueWatch {
                 () = stop.cancelled() => break,
                 looked = self.look() => looked,
             };
-            if let Err(error) = looked {
-                self.all_unknown(&error);
-            }
+            let pause = match looked {
+                Ok(Looked::AtAll) => jitter.spread(interval),
+                Ok(Looked::AtSome) => FRESH.min(interval),
+                Err(error) => {
+                    self.all_unknown(&error);
+                    jitter.spread(interval)
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.counted.notified() => {}
-                () = tokio::time::sleep(jitter.spread(interval)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(error = %chain(&error), "broker connection did not close in order");
+        if let Some(connection) = self.connection.take() {
+            close(connection).await;
         }
     }
 
     /// One look at every queue that is due. An error concerns the connection, and so all of them.
-    async fn look(&mut self) -> Result<(), Error> {
+    async fn look(&mut self) -> Result<Looked, Error> {
         let now = Instant::now();
         if self.connect_again.is_some_and(|again| now < again) {
-            return Ok(());
+            return Ok(Looked::AtAll);
         }
-        let connection = match self.connection.take().filter(Connection::is_alive) {
+        let mut connection = match self.connection.take().filter(Connection::is_alive) {
             Some(connection) => connection,
             None => match self.connect().await {
                 Ok(connection) => {
+                    tracing::info!(broker = self.url.endpoint(), "connected to the broker");
                     for watched in &mut self.watched {
                         watched.queue.begin_anew();
                         watched.suspects.begin_anew();
@@ -137,39 +166,79 @@ impl QueueWatch {
                     connection
                 }
                 Err(error) => {
-                    let refused = matches!(error, Error::AccessRefused { .. });
+                    let refused = matches!(error, Error::AccessRefused { .. } | Error::TooFewChannels { .. });
                     self.connect_again = Some(now + if refused { REFUSED } else { self.reconnect.next() });
                     return Err(error);
                 }
             },
         };
-        // An error drops the connection with all its channels.
-        self.ask(&connection, now).await?;
+        let mut due = self.due(now);
+        let mut begun = now;
+        loop {
+            // An error drops the connection with all its channels.
+            let unanswered = self.ask(&connection, &due, now).await?;
+            if !connection.is_worn() {
+                break;
+            }
+            tokio::time::sleep_until(begun + FRESH).await;
+            begun = Instant::now();
+            // Dropped it would stay open at the broker.
+            close(connection).await;
+            connection = self.connect().await?;
+            due.retain(|question| unanswered.contains(&question.key));
+            // Queues that are there are looked at again before long.
+            if due.is_empty() || now.elapsed() >= HELD_BACK {
+                break;
+            }
+        }
         tracing::trace!(queues = self.watched.len(), took = ?now.elapsed(), "looked at the queues");
-        let fresh = if connection.is_worn() { self.connect().await.ok() } else { None };
-        self.connection = Some(fresh.unwrap_or(connection));
-        Ok(())
+        self.connection = Some(connection);
+        Ok(if due.is_empty() { Looked::AtAll } else { Looked::AtSome })
     }
 
-    async fn ask(&mut self, connection: &Connection, now: Instant) -> Result<(), Error> {
-        let Self { watched, lanes, sight: told, clock, .. } = self;
-        // Names are borrowed by the questions, while answers change what else is known.
-        let due: Vec<(Key, String, bool)> = watched
+    /// What is to be asked for now, the longest due first: where refusals use up the channels, every queue has
+    /// its turn.
+    fn due(&self, now: Instant) -> Vec<Question> {
+        let mut due: Vec<_> = self
+            .watched
             .iter()
             .enumerate()
             .flat_map(|(index, watched)| watched.due(now).map(move |probe| (index, probe)))
-            .map(|(index, probe)| ((index, probe.part()), probe.asked().to_owned(), probe.is_present()))
             .collect();
-        let questions = |together| -> Vec<(Key, &str)> {
-            let due = due.iter().filter(|(.., present)| *present == together);
-            due.map(|(key, asked, _)| (*key, &**asked)).collect()
+        due.sort_by_key(|(_, probe)| probe.due_since());
+        // Names are borrowed by the questions, while answers change what else is known.
+        due.into_iter()
+            .map(|(index, probe)| Question {
+                key: (index, probe.part()),
+                asked: probe.asked().to_owned(),
+                pace: if probe.is_present() { Pace::Together } else { Pace::Alone },
+            })
+            .collect()
+    }
+
+    /// Asks for what is `due`, and says what got no answer: on a worn connection that may be much.
+    async fn ask(
+        &mut self,
+        connection: &Connection,
+        due: &[Question],
+        now: Instant,
+    ) -> Result<BTreeSet<Key>, Error> {
+        let Self { watched, lanes, sight: told, clock, .. } = self;
+        let mut unanswered: BTreeSet<Key> = due.iter().map(|question| question.key).collect();
+        let questions = |pace| -> Vec<(Key, &str)> {
+            let due = due.iter().filter(|question| question.pace == pace);
+            due.map(|question| (question.key, &*question.asked)).collect()
         };
-        let (together, alone) = (questions(true), questions(false));
+        let (together, alone) = (questions(Pace::Together), questions(Pace::Alone));
         let [lanes_together, lanes_alone] = lanes;
-        let mut asking: FuturesUnordered<_> = spread(lanes_together, &together, TOGETHER)
+        // Some channels' numbers are left to those that replace the closed ones.
+        let share = |(most, worth): (u16, usize), part: u16| {
+            (usize::from((connection.most_channels() / part).clamp(1, most)), worth)
+        };
+        let mut asking: FuturesUnordered<_> = spread(lanes_together, &together, share(TOGETHER, 2))
             .map(|(lane, questions)| lane.ask(connection, questions, Pace::Together))
             .chain(
-                spread(lanes_alone, &alone, ALONE)
+                spread(lanes_alone, &alone, share(ALONE, 4))
                     .map(|(lane, questions)| lane.ask(connection, questions, Pace::Alone)),
             )
             .collect();
@@ -184,7 +253,8 @@ impl QueueWatch {
                     return Err(error);
                 }
                 told.send_modify(|sight| {
-                    for ((index, part), at, answer) in answers.drain(..) {
+                    for (key @ (index, part), at, answer) in answers.drain(..) {
+                        unanswered.remove(&key);
                         if let Some(watched) = watched.get_mut(index) {
                             watched.take_in(part, at, &answer, clock, sight);
                         }
@@ -192,16 +262,18 @@ impl QueueWatch {
                 });
             }
         }
-        Ok(())
+        Ok(unanswered)
     }
 
     async fn connect(&mut self) -> Result<Connection, Error> {
         let name = format!("mayfly-scaler {}", self.instance);
         let connection = Connection::open(&self.url, &name, CONNECT_LIMIT).await?;
+        if let Some(error) = too_few_channels(&connection, &self.url) {
+            return Err(error);
+        }
         self.lanes = [Vec::new(), Vec::new()];
         self.connect_again = None;
         self.reconnect = Delays::new(RECONNECT);
-        tracing::info!(broker = self.url.endpoint(), "connected to the broker");
         Ok(connection)
     }
 
@@ -215,6 +287,24 @@ impl QueueWatch {
             }
         });
     }
+}
+
+async fn close(connection: Connection) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(error = %chain(&error), "broker connection did not close in order");
+    }
+}
+
+/// Whether `connection` has too few channels for any queue ever to be seen.
+pub(crate) fn too_few_channels(connection: &Connection, url: &BrokerUrl) -> Option<Error> {
+    let (most, needed) = (connection.most_channels(), LEAST_CHANNELS);
+    (most < needed).then(|| Error::TooFewChannels { endpoint: url.endpoint(), most, needed })
+}
+
+/// How many queues may be missing or forbidden for each to be looked at every ten seconds, on connections that
+/// have at most so many `channels`: each look at one uses up a channel's number.
+pub(crate) fn most_refused(channels: u16) -> usize {
+    usize::from(channels) * REFUSED_A_CHANNEL
 }
 
 /// Deals questions to as many lanes as they are worth.

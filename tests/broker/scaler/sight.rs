@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{LONG, SOON, ends, fleet};
 
 /// A broker that hangs costs some seconds, again and again.
-const LATE: Duration = Duration::from_secs(60);
+pub(super) const LATE: Duration = Duration::from_secs(60);
 
 on_each_release!(
     a_pool_whose_only_messages_wait_as_suspects_gets_a_worker,
@@ -34,7 +34,12 @@ fn known_of(status: &Value, queue: &str) -> Option<String> {
 }
 
 /// Waits until of all `queues` this is known.
-async fn all_are(scaler: &Scaler, queues: &[String], what: &str, limit: Duration) -> Result<Value> {
+pub(super) async fn all_are(
+    scaler: &Scaler,
+    queues: &[String],
+    what: &str,
+    limit: Duration,
+) -> Result<Value> {
     eventually(&format!("all are {what}"), limit, async || {
         let status = scaler.status().await?;
         for queue in queues {

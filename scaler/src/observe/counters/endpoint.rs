@@ -6,8 +6,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::{
     Request, StatusCode,
-    body::Bytes,
-    header::{ACCEPT, AUTHORIZATION},
+    body::{Body, Bytes},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, LOCATION, TRANSFER_ENCODING},
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -17,16 +17,21 @@ use hyper_util::{
 use mayfly_broker::BrokerUrl;
 use mayfly_service::{
     DeadlineExceeded, chain, deadline,
-    tls::{BadTls, TlsFiles},
+    tls::{BadTls, TlsFiles, TlsProblem},
 };
 
 use super::page::{Page, Unreadable};
-use crate::config::{CounterSource, CountersConfig};
+use crate::{
+    config::{CounterSource, CountersConfig},
+    policy::Why,
+};
 
 /// The limit of one answer, from connecting to its end.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 /// The longest answer that is read: 20,000 queues take less.
 const LONGEST: usize = 16 << 20;
+/// Of an address that an answer leads to, so many characters are shown.
+const LONGEST_SHOWN: usize = 200;
 
 /// An address, and what is asked for there.
 pub(crate) struct Endpoint {
@@ -90,6 +95,26 @@ pub(crate) enum CannotRead {
         /// What to do.
         hint: &'static str,
     },
+    /// It and we did not come to terms over TLS.
+    #[error("no TLS with {address}: {problem}{hint}")]
+    NoTls {
+        /// Where.
+        address: String,
+        /// Why.
+        problem: TlsProblem,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It sends us elsewhere.
+    #[error("{address} leads elsewhere ({status}, to {to:?}): give the address that answers itself")]
+    Moved {
+        /// Where.
+        address: String,
+        /// Its answer.
+        status: StatusCode,
+        /// Where to, as it says.
+        to: String,
+    },
     /// It says something else than 200.
     #[error("{address} answers with {status}: {hint}")]
     Status {
@@ -106,6 +131,14 @@ pub(crate) enum CannotRead {
         /// Where.
         address: String,
     },
+    /// Its answer ends where the connection does, so half of it would pass for all.
+    #[error(
+        "the answer of {address} has no length: half of it could not be told from all; ask RabbitMQ itself, not a proxy"
+    )]
+    Unmarked {
+        /// Where.
+        address: String,
+    },
     /// Its answer is something else.
     #[error("{address}")]
     Unreadable {
@@ -115,6 +148,19 @@ pub(crate) enum CannotRead {
         #[source]
         source: Unreadable,
     },
+}
+
+// === impl CannotRead ===
+
+impl CannotRead {
+    /// What the counters are, where they cannot be read for this.
+    pub(crate) const fn why(&self) -> Why {
+        match self {
+            Self::Unreachable { .. } | Self::Late { .. } => Why::Unreachable,
+            Self::Forbidden { .. } => Why::Forbidden,
+            _ => Why::Unusable,
+        }
+    }
 }
 
 // === impl Login ===
@@ -192,8 +238,13 @@ impl Endpoint {
 
     async fn get(&self) -> Result<Bytes, CannotRead> {
         let address = || self.address.clone();
-        let unreachable =
-            |error: &dyn Error| CannotRead::Unreachable { address: address(), problem: chain(error) };
+        let unreachable = |error: &(dyn Error + 'static)| match TlsProblem::of(error) {
+            Some(problem) => {
+                let hint = next_step(&problem);
+                CannotRead::NoTls { address: address(), problem, hint }
+            }
+            None => CannotRead::Unreachable { address: address(), problem: chain(error) },
+        };
         let mut request = Request::get(self.uri.clone()).header(ACCEPT, "text/plain, application/json");
         if let Some(Login { user, password }) = &self.login {
             let basic = BASE64_STANDARD.encode(format!("{user}:{password}"));
@@ -206,8 +257,22 @@ impl Endpoint {
             let hint = self.source.forbidden();
             return Err(CannotRead::Forbidden { address: address(), status, hint });
         }
+        if status.is_redirection() {
+            let to = response.headers().get(LOCATION).map(|to| String::from_utf8_lossy(to.as_bytes()));
+            let to = to.unwrap_or_default().chars().take(LONGEST_SHOWN).collect();
+            return Err(CannotRead::Moved { address: address(), status, to });
+        }
         if status != StatusCode::OK {
-            return Err(CannotRead::Status { address: address(), status, hint: self.source.not_found() });
+            let failed = status.is_server_error();
+            let hint = if failed { "see its log" } else { self.source.not_found() };
+            return Err(CannotRead::Status { address: address(), status, hint });
+        }
+        let headers = response.headers();
+        if !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING) {
+            return Err(CannotRead::Unmarked { address: address() });
+        }
+        if response.body().size_hint().lower() > LONGEST as u64 {
+            return Err(CannotRead::TooLong { address: address() });
         }
         match Limited::new(response.into_body(), LONGEST).collect().await {
             Ok(body) => Ok(body.to_bytes()),
@@ -271,6 +336,17 @@ impl CounterSource {
                  the user see the virtual host?"
             }
         }
+    }
+}
+
+/// What to do about `problem`, to be put behind it.
+const fn next_step(problem: &TlsProblem) -> &'static str {
+    match problem {
+        TlsProblem::UnknownCa => ": give the certificate of the authority that signed it by counters.ca_file",
+        TlsProblem::NotTls => ": write http://, or give its port for TLS",
+        TlsProblem::Expired => ": renew it at the broker",
+        TlsProblem::WrongName { .. } => ": write one of the certificate's names into the address",
+        _ => "",
     }
 }
 

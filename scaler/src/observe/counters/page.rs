@@ -53,6 +53,8 @@ struct Stats {
     ack: Option<u64>,
 }
 
+/// More than any broker ever counted: what is added to it, or taken off it, stays a number.
+const MOST: u64 = 1 << 53;
 /// The first major version of RabbitMQ whose Prometheus plugin counts publishing by queue.
 const COUNTS_SINCE: u32 = 4;
 
@@ -68,10 +70,11 @@ impl Page {
             serde_json::from_slice(body).map_err(|_| Unreadable("management plugin"))?;
         let counts = |queue: Listed| {
             let stats = queue.message_stats.unwrap_or(Stats { publish: None, ack: None });
+            let possible = |number: Option<u64>| number.map(|number| number.min(MOST));
             let counts = Counts {
-                published: stats.publish,
-                acknowledged: stats.ack,
-                unacked: queue.messages_unacknowledged,
+                published: possible(stats.publish),
+                acknowledged: possible(stats.ack),
+                unacked: possible(queue.messages_unacknowledged),
                 head_stamp: queue.head_message_timestamp.and_then(|stamp| stamp.as_u64()),
             };
             (queue.name, counts)
@@ -129,7 +132,7 @@ impl Page {
             _ => return,
         };
         // One series for each exchange.
-        *number = Some(number.unwrap_or_default().saturating_add(value));
+        *number = Some(number.unwrap_or_default().saturating_add(value).min(MOST));
     }
 }
 

@@ -208,7 +208,7 @@ impl Total {
     const fn carry(&mut self, now: u64) -> bool {
         let fell = now < self.last;
         if fell {
-            self.before += self.last;
+            self.before = self.before.saturating_add(self.last);
             self.falls += 1;
         }
         self.last = now;
