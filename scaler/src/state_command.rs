@@ -192,6 +192,9 @@ fn describe_pool(pool: &PoolState, now: Time) -> String {
     if let Some(time) = estimates.service_time {
         line("service time", format!("{:.0} ms a message", time.seconds() * 1000.0));
     }
+    if let Some(time) = estimates.counted_service_time {
+        line("by counters", format!("{:.0} ms a message", time.seconds() * 1000.0));
+    }
     let LeadTimes { warm, cold } = estimates.lead_times(&[]);
     for (name, lead) in [("lead time", warm), ("with its node", cold)] {
         if let Some(lead) = lead {

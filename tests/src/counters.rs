@@ -28,6 +28,9 @@ use tokio_rustls::{
 
 use crate::node::Certificate;
 
+/// How a client begins that wants TLS.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// What the server does with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manners {
@@ -216,6 +219,12 @@ async fn answer(
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
         request.push(stream.read_u8().await?);
+        if request == [TLS_HANDSHAKE] {
+            stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                .await?;
+            return Ok(stream.shutdown().await?);
+        }
     }
     let page = plugin.page(queue, published.load(Relaxed));
     let whole = |body: &str| {

@@ -293,7 +293,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         }
     }
 
-    /// Estimates are written when a wait began or turned, or arrivals changed, at most once a minute.
+    /// Estimates are written when a wait began or turned, or arrivals or the counted service time changed, at
+    /// most once a minute.
     fn estimates_are_due(&self, config: &Config, now: Time) -> bool {
         let Some(record) = self.view.record.known().filter(|_| now >= self.due.estimates) else {
             return false;
@@ -303,7 +304,11 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             let turned = self.memory.marks(pool).any(|(queue, marks)| {
                 marks.turned != persisted.queues.get(&queue).and_then(|marks| marks.turned)
             });
+            let counted = self.memory.counted_service_time(&pool.name).is_some_and(|counted| {
+                persisted.counted_service_time.is_none_or(|known| counted.differs_notably(&known))
+            });
             turned
+                || counted
                 || pool.queues.iter().any(|queue| {
                     let arrivals = self.memory.arrivals(queue).unwrap_or_default();
                     let ages = self.memory.ages(queue);

@@ -13,6 +13,9 @@ const RECENT_WINDOW: f64 = 40.0;
 /// Done messages before which the recent service time is noise.
 const RECENT_FROM: f64 = 30.0;
 
+/// A change by this part is worth a write.
+const NOTABLE: f64 = 0.05;
+
 /// Launch to ready, for workers that find room and for those that wait for a node first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeadTimes {
@@ -114,6 +117,13 @@ impl ServiceTime {
             weight: kept + weight,
             recent_ms: Some(recent + (mean_ms - recent) * followed),
         }
+    }
+
+    /// Whether `other` says something else, as far as planning goes.
+    #[must_use]
+    pub fn differs_notably(&self, other: &Self) -> bool {
+        let (a, b) = (self.seconds(), other.seconds());
+        (a - b).abs() > NOTABLE * a.max(b)
     }
 
     /// What to plan with, in seconds: the greater of both means, so that an increase is followed soon, and a

@@ -69,7 +69,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             paces.entry(pool.name.clone()).or_default().observe(pool, observation);
         }
         let served = served.entry(pool.name.clone()).or_default();
-        served.observe(pool, observation);
+        served.observe(pool, observation, config.counters.is_some());
         let service = |state: &PoolState| Some(served.or_reported(&state.estimates)?.0.seconds());
         arrivals::observe(&mut arrivals, pool, observation, service);
         let mut folding = Pool::of(&pool.name, observation);
@@ -325,6 +325,12 @@ impl Memory {
         }
     }
 
+    /// What of the service time is worth persisting: what counters told.
+    #[must_use]
+    pub fn counted_service_time(&self, pool: &str) -> Option<ServiceTime> {
+        self.served.get(pool)?.counted()
+    }
+
     /// Whether something waits whose age is worth persisting from time to time.
     #[must_use]
     pub fn ages(&self, queue: &str) -> bool {
@@ -334,6 +340,8 @@ impl Memory {
     /// Puts what was learned of the pool's queues into its estimates.
     pub fn keep(&self, pool: &PoolConfig, estimates: &mut Estimates) {
         estimates.queues.extend(self.marks(pool));
+        estimates.counted_service_time =
+            self.counted_service_time(&pool.name).or(estimates.counted_service_time);
         for queue in &pool.queues {
             let Some(memory) = self.arrivals.get(queue) else { continue };
             estimates.arrivals.insert(queue.clone(), memory.rates);

@@ -112,8 +112,11 @@ pub struct Intent {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Estimates {
-    /// Work per done message.
+    /// Work per done message, by what ended workers reported.
     pub service_time: Option<ServiceTime>,
+    /// The same by what the broker counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_service_time: Option<ServiceTime>,
     /// The last lead times (launch to ready) of workers that found room, oldest first, at most 20, in
     /// milliseconds.
     pub lead_times_ms: Vec<u64>,
@@ -133,7 +136,7 @@ pub struct Estimates {
     pub queues: BTreeMap<String, QueueMarks>,
 }
 
-/// Work per done message, from exit reports.
+/// Work per done message.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceTime {
@@ -213,6 +216,7 @@ impl StateRecord {
                 pool.estimates.queues.clear();
                 pool.estimates.arrivals.clear();
                 pool.estimates.waiting.clear();
+                pool.estimates.counted_service_time = None;
             }
             record.pools.retain(|_, pool| *pool != PoolState::default());
             record

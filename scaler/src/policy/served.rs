@@ -14,8 +14,10 @@ pub(super) struct Served {
     busy: f64,
     acknowledged: u64,
     time: Option<ServiceTime>,
-    /// When counters were last read.
+    /// When counters were last read; for a new process, when it looked first.
     read: Option<Time>,
+    /// Whether it began with what was persisted.
+    resumed: bool,
 }
 
 /// What a service time is known from.
@@ -50,8 +52,10 @@ struct Look {
 // === impl Served ===
 
 impl Served {
-    /// Folds in looks and counters. What was folded in before changes nothing.
-    pub(super) fn observe(&mut self, pool: &PoolConfig, observation: &Observation) {
+    /// Folds in looks and counters; they are `offered` where they are configured. What was folded in before
+    /// changes nothing.
+    pub(super) fn observe(&mut self, pool: &PoolConfig, observation: &Observation, offered: bool) {
+        self.resume(pool, observation, offered);
         let mut slots = 0;
         for queue in &pool.queues {
             let memory = self.queues.entry(queue.clone()).or_default();
@@ -86,6 +90,23 @@ impl Served {
             self.time = Some(ServiceTime::folded(self.time, self.busy * 1000.0 / done, done));
             (self.busy, self.acknowledged) = (0.0, 0);
         }
+    }
+
+    /// Goes on with what another process learned, until counters were read or are given up.
+    fn resume(&mut self, pool: &PoolConfig, observation: &Observation, offered: bool) {
+        if self.resumed {
+            return;
+        }
+        if let Some(record) = observation.state.known() {
+            self.resumed = true;
+            self.time = self.time.or(record.pool(&pool.name).estimates.counted_service_time);
+            self.read = self.read.or(observation.latest().filter(|_| offered));
+        }
+    }
+
+    /// What of it is worth persisting.
+    pub(super) const fn counted(&self) -> Option<ServiceTime> {
+        self.time
     }
 
     /// By counters, if they are read and have told it; else what was reported.

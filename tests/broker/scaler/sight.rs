@@ -12,6 +12,9 @@ use super::{LONG, SOON, ends, fleet};
 /// A broker that hangs costs some seconds, again and again.
 pub(super) const LATE: Duration = Duration::from_secs(60);
 
+/// Estimates are written once a minute.
+const KEPT: Duration = Duration::from_secs(100);
+
 on_each_release!(
     a_pool_whose_only_messages_wait_as_suspects_gets_a_worker,
     queues_that_are_missing_or_forbidden_hide_no_other_among_many,
@@ -187,7 +190,7 @@ async fn how_long_work_takes_is_told_before_the_first_worker_has_ended(bed: &Bed
     let fleet = fleet(bed, "fleet", "100ms", &changes)?;
     let mut scaler = fleet.scaler("scaler", &[])?;
     scaler.decides("Empty", SOON).await?;
-    client.publish(&bed.queue, 600).await?;
+    client.publish(&bed.queue, 1500).await?;
     let source = if live { "the broker's counters" } else { "reports of ended workers" };
     eventually("it is told from counters", SOON, async || {
         let status = scaler.status().await?;
@@ -203,6 +206,25 @@ async fn how_long_work_takes_is_told_before_the_first_worker_has_ended(bed: &Bed
     })
     .await?;
     ensure!(client.depth(&bed.queue).await?.ready > 0, "the worker may have ended");
+    if live {
+        // What is known goes into the record once a minute; from there the next process has it.
+        let kept = eventually("it is kept", KEPT, async || {
+            Ok(fleet.state()?["estimates"]["counted_service_time"]["mean_ms"].as_f64())
+        })
+        .await?;
+        scaler.process.kill().await?;
+        scaler = fleet.scaler("next", &[])?;
+        let told = eventually("it is told by the next one", SOON, async || {
+            let status = scaler.status().await?;
+            let inputs = status["inputs"].as_array().context("no inputs")?;
+            let service = inputs.iter().find(|input| input["what"] == "service time").context("not told")?;
+            Ok(service["value"].as_f64().map(|value| (value, service["source"].clone())))
+        })
+        .await?;
+        // It goes on counting.
+        let differs = (told.0 * 1000.0 / kept - 1.0).abs();
+        ensure!(told.1 == source && differs < 0.5, "{kept} ms was kept, {told:?} is told");
+    }
     ends(&mut scaler.process).await?;
     client.close().await
 }

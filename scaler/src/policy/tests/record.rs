@@ -62,6 +62,7 @@ fn a_record_survives_being_written_down() {
         intents: vec![intent(6, ago(1))],
         judged: vec![1, 2],
         estimates: Estimates {
+            counted_service_time: Some(ServiceTime { mean_ms: 1400.0, weight: 30.0, recent_ms: None }),
             service_time: Some(ServiceTime { mean_ms: 12.5, weight: 3.0, recent_ms: Some(13.5) }),
             lead_times_ms: vec![1, 2, 3],
             cold_lead_times_ms: vec![4],

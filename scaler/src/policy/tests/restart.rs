@@ -98,6 +98,53 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(cases(150))]
+    /// What is known of an age may be lost with the process, so it begins anew: docs/age.md.
+    #[test]
+    fn by_the_age_of_messages_a_pool_launches_the_same_at_most_the_interval_after_a_restart(
+        interval in 1..12_u64,
+        scale_increment in 1..4_u32,
+        messages in 1..200_u8,
+        keeps_nothing in any::<bool>(),
+        killed in 0..160_u64,
+    ) {
+        let first = PoolConfig {
+            target_queue_size: 1000,
+            force_empty_queue_interval: seconds(interval),
+            launch_interval: Duration::ZERO,
+            scale_increment,
+            ..pool("p0")
+        };
+        let config = config(vec![first, pool("p1")]);
+        // Nobody gets ready, so nothing is taken.
+        let begin =
+            [Event::Delays { post: 10, node: u16::MAX, start: 0 }, Event::Publish(false, messages)];
+        let prepare = |world: &mut World| world.keeps_nothing = keeps_nothing;
+        let undisturbed = launched(&run(&config, &begin, prepare, 40_000, None)?);
+        let restarted = launched(&run(&config, &begin, prepare, 55_000, Some(killed))?);
+        prop_assert!(!undisturbed.is_empty());
+        let restart = NOW + Duration::from_millis(killed * TICK);
+        let pass = Duration::from_millis(2 * TICK);
+        let mut is_next = true;
+        for (index, launch) in undisturbed.iter().enumerate() {
+            let Some(again) = restarted.get(index) else {
+                return Err(TestCaseError::fail(format!("{launch:?} never came")));
+            };
+            let (at, later) = (launch.3, again.3);
+            prop_assert_eq!((launch.1, launch.2), (again.1, again.2));
+            if at <= restart - pass {
+                prop_assert_eq!(at, later, "before the restart");
+            } else if std::mem::take(&mut is_next) {
+                let latest = at.max(restart + seconds(interval)) + pass;
+                prop_assert!(at <= later && later <= latest, "{at}, {later}, restart at {restart}");
+            } else {
+                prop_assert!(at <= later, "{at}, {later}");
+            }
+        }
+    }
+}
+
+proptest! {
     #![proptest_config(cases(40))]
     #[test]
     fn a_pool_with_an_slo_keeps_its_limits_and_stays_within_one_worker_over_a_restart(

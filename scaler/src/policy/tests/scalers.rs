@@ -108,7 +108,9 @@ impl World {
                 Decision::Withdraw(Withdraw { workers, .. }) => unneeded.extend(workers.clone()),
                 Decision::Hold(_) => {}
             }
-            self.scalers[turn].memory.keep(pool, &mut record.pool_mut(&pool.name).estimates);
+            if !self.keeps_nothing {
+                self.scalers[turn].memory.keep(pool, &mut record.pool_mut(&pool.name).estimates);
+            }
         }
         let given_up = workers
             .iter()

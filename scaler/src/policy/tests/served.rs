@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::{super::*, scene::*};
 use crate::{
-    config::{Config, PoolConfig},
+    config::{Config, CounterSource, CountersConfig, PoolConfig},
     time::Time,
 };
 
@@ -77,6 +79,24 @@ impl Served {
         self.memory.service_time("p", &estimates).map(|(time, source)| (time.seconds(), source))
     }
 
+    /// A new process with nothing but the record, which is written in between.
+    fn restart(&mut self, counters_configured: bool) {
+        let mut record = self.observation.state.known().unwrap().clone();
+        self.memory.keep(&self.config.pools[0], &mut record.pool_mut("p").estimates);
+        self.observation.state = Fact::Known { value: record, at: self.now() };
+        self.observation.counters.clear();
+        self.memory = Memory::default();
+        self.config.counters = counters_configured.then(|| CountersConfig {
+            source: CounterSource::Prometheus,
+            urls: vec!["http://h:15692".to_owned()],
+            user: None,
+            password_file: None,
+            ca_file: None,
+        });
+        self.counts = false;
+        self.look(0, 0);
+    }
+
     #[track_caller]
     fn is_counted(&self, expected: f64) {
         let (seconds, source) = self.told().unwrap();
@@ -97,6 +117,60 @@ fn the_first_worker_s_messages_tell_how_long_work_takes_before_it_has_ended() {
     pool.is_reported();
     pool.work(20, 3000);
     pool.is_counted(3.0);
+}
+
+proptest! {
+    #![proptest_config(cases(50))]
+    #[test]
+    fn a_new_process_tells_the_same_service_time_from_the_same_source(
+        consumers in 1..6_u64,
+        work in 500..5000_u64,
+        lasts in 10..60_u64,
+        idle in 0..10_u64,
+    ) {
+        let mut pool = Served::new(consumers);
+        pool.work(lasts, work);
+        // It scales to zero in between.
+        (pool.ready, pool.consumers) = (0, 0);
+        for _ in 0..idle * 4 {
+            pool.look(0, 1000);
+        }
+        let before = pool.told();
+        pool.restart(true);
+        prop_assert_eq!(pool.told(), before);
+    }
+}
+
+#[test]
+fn a_new_process_that_reads_no_counters_goes_by_reports() {
+    let learned = || {
+        let mut pool = Served::new(1);
+        pool.work(30, 3000);
+        pool.is_counted(3.0);
+        pool
+    };
+    let mut without = learned();
+    without.restart(false);
+    without.is_reported();
+    let mut silent = learned();
+    silent.restart(true);
+    silent.is_counted(3.0);
+    for _ in 0..21 * 4 {
+        silent.look(0, 0);
+    }
+    silent.is_reported();
+}
+
+#[test]
+fn a_new_process_goes_on_learning_from_what_it_was_told() {
+    let mut pool = Served::new(1);
+    pool.work(60, 3000);
+    pool.restart(true);
+    pool.counts = true;
+    pool.work(30, 1000);
+    let (seconds, source) = pool.told().unwrap();
+    assert_eq!(source, ServiceSource::Counters);
+    assert!(seconds > 1.2, "{seconds}: what was learned before still weighs");
 }
 
 #[test]

@@ -94,6 +94,8 @@ pub(super) struct World {
     pub(super) scalers: [Scaler; 2],
     /// Whether only the first of them runs; its writes take a pass.
     pub(super) is_alone: bool,
+    /// Whether it dies before it wrote what it learned: that happens once a minute only.
+    pub(super) keeps_nothing: bool,
     /// What each would remember if it had never been restarted.
     pub(super) witnesses: [Memory; 2],
     pub(super) delays: (u64, u64, u64),
@@ -127,6 +129,7 @@ impl World {
             sent: Vec::new(),
             scalers: [Scaler::new(), Scaler::new()],
             is_alone: false,
+            keeps_nothing: false,
             witnesses: [Memory::default(), Memory::default()],
             delays: (10, 2000, 500),
             lost_posts: 0,
