@@ -8,6 +8,7 @@ mod budget;
 mod causes;
 mod disruptions;
 mod events;
+mod failures;
 mod harness;
 mod kills;
 mod launches;

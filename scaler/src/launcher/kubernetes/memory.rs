@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::{
-    batch::v1::{Job, JobStatus},
-    core::v1::{Event, Pod},
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobStatus},
+        core::v1::{Event, Pod},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use super::{
@@ -28,6 +31,11 @@ const EVENTS_AT_ONCE: usize = 2;
 
 /// The pod of a worker that is not ready yet is looked at this often, even if its Job tells nothing new.
 const PENDING_CADENCE: Duration = Duration::from_secs(2);
+
+/// So many failed Jobs of a pool are kept, the newest, for as long as their template says.
+const FAILED_KEPT: usize = 10;
+/// No request for a launch that was decided so long ago is on its way any more: a Job that is deleted stays so.
+const NAME_FREE_AFTER: Duration = Intent::COMPLETE_UNTIL.saturating_add(Intent::WITHDRAW_AFTER);
 
 /// All Jobs and pods of the instance, as last seen.
 #[derive(Debug, Default)]
@@ -158,6 +166,31 @@ impl Memory {
     pub(super) fn uid(&self, name: &str) -> Option<String> {
         let named = |known: &&Known| known.job.metadata.name.as_deref() == Some(name);
         self.jobs.values().find(named)?.job.metadata.uid.clone()
+    }
+
+    /// Failed Jobs beyond the [`FAILED_KEPT`] newest of each pool, the oldest first: those of `counted`, of which
+    /// nothing lives and whose names no request that is on its way can bring back.
+    pub(super) fn failed_surplus(&self, counted: &[Worker], now: Time) -> Vec<ObjectMeta> {
+        let failed = |known: &&Known| {
+            known.ending.is_some() && finished(&known.job).is_some_and(|end| end.type_ == "Failed")
+        };
+        let mut by_pool: BTreeMap<String, Vec<&Known>> = BTreeMap::new();
+        for known in self.jobs.values().filter(failed) {
+            by_pool.entry(Identity::of_job(&known.job.metadata).pool).or_default().push(known);
+        }
+        let is_counted = |known: &&&Known| {
+            let name = known.job.metadata.name.as_deref();
+            counted.iter().any(|worker| worker.serial.is_some() && Some(&*worker.name) == name)
+        };
+        let launched = |known: &Known| phase::launched(&known.job, now);
+        let mut surplus = Vec::new();
+        for mut failed in by_pool.into_values() {
+            failed.sort_by_key(|known| launched(known));
+            let beyond = failed.len().saturating_sub(FAILED_KEPT);
+            let is_over = |known: &&&Known| now.since(launched(known)) >= NAME_FREE_AFTER;
+            surplus.extend(failed.iter().take(beyond).filter(is_counted).filter(is_over).copied());
+        }
+        surplus.into_iter().map(|known| known.job.metadata.clone()).collect()
     }
 
     /// All workers, ended ones included.

@@ -45,6 +45,9 @@ use crate::{
 /// The limit of reading a template: between a listing and its POST there is no more time.
 const TEMPLATE_LIMIT: Duration = Duration::from_secs(1);
 
+/// So many failed Jobs are removed in one act.
+const TIDIED_AT_ONCE: usize = 2;
+
 /// Starts workers as Jobs.
 #[derive(Debug)]
 pub struct KubernetesLauncher {
@@ -269,8 +272,15 @@ impl Launcher for KubernetesLauncher {
         settled(what(), self.cluster.delete::<Pod>("delete a pod", &name, &how).await)
     }
 
-    async fn tidy(&self, _: &[Worker], _: &[Worker], _: Time) -> Result<(), LaunchError> {
-        // Ended Jobs go by their ttlSecondsAfterFinished.
+    async fn tidy(&self, _: &[Worker], counted: &[Worker], now: Time) -> Result<(), LaunchError> {
+        // Ended Jobs go by their ttlSecondsAfterFinished; of those that failed only so many wait for it.
+        let surplus = self.memory().failed_surplus(counted, now);
+        for metadata in surplus.into_iter().take(TIDIED_AT_ONCE) {
+            let name = metadata.name.clone().unwrap_or_default();
+            let how = DeleteParams::background().preconditions(just(&metadata));
+            let deleted = self.cluster.delete::<Job>("delete a failed job", &name, &how).await;
+            settled(format!("removal of {name}"), deleted)?;
+        }
         Ok(())
     }
 

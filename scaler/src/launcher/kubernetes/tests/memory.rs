@@ -249,3 +249,41 @@ fn a_job_that_came_after_its_launch_was_written_off_is_told_once() {
     );
     assert_eq!(memory.take_jobs(vec![made(59), late()]), [], "it was told");
 }
+
+#[test]
+fn of_failed_jobs_the_newest_ten_are_kept_and_only_what_is_counted_and_long_over_goes() {
+    let failed = |serial: u64, seconds: u64| {
+        let name = format!("mayfly-p-abcd-{serial}");
+        job_with(json!({
+            "metadata": {
+                "name": name, "uid": format!("job-{serial}"),
+                "labels": { "mayfly/serial": serial.to_string() },
+                "annotations": { "mayfly/intended-at": ago(seconds) }, "creationTimestamp": ago(seconds),
+            },
+            "status": ended("Failed", "BackoffLimitExceeded"),
+        }))
+    };
+    let surplus = |jobs: Vec<Job>, uncounted: &str| {
+        let mut memory = Memory::default();
+        memory.take_jobs(jobs);
+        memory.take_pods(vec![], NOW);
+        let mut counted = memory.workers(NOW);
+        counted.retain(|worker| worker.name != uncounted);
+        let names = memory.failed_surplus(&counted, NOW).into_iter().filter_map(|metadata| metadata.name);
+        names.collect::<Vec<_>>()
+    };
+    let old =
+        |jobs: std::ops::RangeInclusive<u64>| jobs.map(|serial| failed(serial, 1000 - serial)).collect();
+    assert_eq!(surplus(old(1..=10), ""), [""; 0]);
+    assert_eq!(surplus(old(1..=12), ""), ["mayfly-p-abcd-1", "mayfly-p-abcd-2"]);
+    assert_eq!(
+        surplus(old(1..=12), "mayfly-p-abcd-1"),
+        ["mayfly-p-abcd-2"],
+        "its outcome is not in the record"
+    );
+    let young = (1..=12).map(|serial| failed(serial, if serial == 1 { 180 } else { 179 })).collect();
+    assert_eq!(surplus(young, ""), ["mayfly-p-abcd-1"], "a request for the others may still arrive");
+    let mut others: Vec<Job> = old(1..=12);
+    others[0].status = job(ended("Complete", "CompletionsReached")).status;
+    assert_eq!(surplus(others, ""), ["mayfly-p-abcd-2"], "what did its part goes by its time alone");
+}
