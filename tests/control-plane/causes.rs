@@ -65,6 +65,7 @@ async fn a_full_quota_of_jobs_holds_and_a_higher_one_resumes(space: &Space<'_>) 
     let allowed = A_WHILE.as_secs().div_ceil(RETRY.as_secs());
     ensure!(tries as u64 <= allowed, "{tries} tries in {A_WHILE:?}");
     ensure!(tries > 0, "no try in {A_WHILE:?}: how would it learn of room?");
+    ensure!(!crate::events::told(space).await?.contains_key("Resumed"), "a try for room was told as room");
     ensure!(space.jobs().await?.len() == 1);
     ensure!(space.state().await?["failures"]["count"] == 0, "want of room is no failure");
     raise(space, "count/jobs.batch", 5).await?;

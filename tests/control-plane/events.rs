@@ -19,7 +19,7 @@ const EACH: Duration = Duration::from_secs(2);
 each_in_a_space!(launches_holds_and_failures_are_told_on_the_template, launching_does_not_depend_on_events,);
 
 /// What is told on the template: the messages, by reason.
-async fn told(space: &Space<'_>) -> Result<BTreeMap<String, Vec<String>>> {
+pub(crate) async fn told(space: &Space<'_>) -> Result<BTreeMap<String, Vec<String>>> {
     let template =
         space.api::<CronJob>().list(&ListParams::default()).await?.items.pop().context("no template")?;
     let uid = template.metadata.uid.context("a template without uid")?;

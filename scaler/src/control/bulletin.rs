@@ -137,6 +137,10 @@ impl Bulletin {
     }
 
     fn see_decision(&mut self, pool: &str, decision: &Decision, now: Time) {
+        // A launch is a try for room: what comes of it is told.
+        if matches!(decision, Decision::Launch(_)) && self.held.get(pool) == Some(&"AtCapacity") {
+            return;
+        }
         let reason = match decision {
             Decision::Hold(hold) if is_worth_telling(hold, now) => Some(hold.as_str()),
             _ => None,
@@ -213,7 +217,7 @@ fn is_worth_telling(hold: &Hold, now: Time) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{PendingCause, Unknown, UnknownWhat, Why};
+    use crate::policy::{Launch, LaunchReason, PendingCause, Unknown, UnknownWhat, Why};
 
     const NOW: Time = Time::from_millis(1_800_000_000_000);
 
@@ -320,6 +324,22 @@ mod tests {
         assert_eq!(told(&mut bulletin, 9..10), []);
         bulletin.see(None, None, &unknown, later(10));
         assert_eq!(told(&mut bulletin, 10..100), [("Unknown", 1)]);
+    }
+
+    #[test]
+    fn a_try_for_room_is_no_news_but_what_comes_of_it() {
+        let mut bulletin = Bulletin::new(NOW);
+        let launch = || {
+            let reason = LaunchReason::DepthAbove { ready: 3, target: 0 };
+            [("p".to_owned(), Decision::Launch(Launch { slots: vec![0], reason }))].into()
+        };
+        bulletin.see(None, None, &decisions(at_capacity()), NOW);
+        bulletin.see(None, None, &launch(), later(5));
+        bulletin.see(None, None, &decisions(at_capacity()), later(6));
+        assert_eq!(told(&mut bulletin, 6..40), [("AtCapacity", 1)], "it was refused again");
+        bulletin.see(None, None, &launch(), later(40));
+        bulletin.see(None, None, &decisions(Hold::Empty), later(41));
+        assert_eq!(told(&mut bulletin, 41..60), [("Resumed", 1)]);
     }
 
     #[test]
