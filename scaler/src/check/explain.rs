@@ -78,7 +78,11 @@ fn general(config: &Config) -> Vec<Sentence> {
         "while the broker, the workers or the state cannot be seen, nothing is launched".to_owned(),
     ));
     if let Some(quota) = config.quota {
-        let shared = if config.pools.len() > 1 { ", shared by weight; an idle part is lent" } else { "" };
+        let shared = if config.pools.len() > 1 {
+            ", shared by weight; an idle part is lent until its workers end"
+        } else {
+            ""
+        };
         sentences.push(sentence("quota", format!("at most {} over all pools{shared}", workers(quota))));
     }
     sentences

@@ -151,7 +151,7 @@ pools:
       ages         of messages are told from looks at the depth, roughly; counters tell them to the second
       workers      are processes of this machine, kept account of in state; each waits 3s first, as for a new node
       unknown      while the broker, the workers or the state cannot be seen, nothing is launched
-      quota        at most 50 workers over all pools, shared by weight; an idle part is lent
+      quota        at most 50 workers over all pools, shared by weight; an idle part is lent until its workers end
 
     pool documents, queue documents
       launch       when more messages wait than 5

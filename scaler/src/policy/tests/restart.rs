@@ -180,3 +180,34 @@ proptest! {
         prop_assert!(apart <= 1, "{} workers, and {} after a restart", undisturbed.launched, restarted.launched);
     }
 }
+
+/// Without them a pool would take what waits for young, and what arrives for nothing.
+#[test]
+fn how_old_each_message_is_and_how_fast_they_come_outlives_a_restart() {
+    let slo = SloConfig { targets: vec![seconds(36_000)], pods_per_node: None, start: Start::Latest };
+    let first = PoolConfig { slo: Some(slo), ..pool("p0") };
+    let mut world = World::alone(config(vec![first, pool("p1")]));
+    world.record.pool_mut("p0").estimates.service_time =
+        Some(ServiceTime { mean_ms: 1500.0, weight: 200.0, recent_ms: None });
+    for _ in 0..30 {
+        world.apply(&Event::Publish(false, 1));
+        world.run(2000).unwrap();
+    }
+    let told = |world: &World| {
+        let memory = &world.scalers[0].memory;
+        (memory.arrivals("q0").unwrap().minute, memory.waiting("q0", world.ready["q0"], world.time()))
+    };
+    let (rate, before) = told(&world);
+    assert_eq!(world.launched, 0, "it would be of no use yet");
+    assert!(rate > 0.2 && before[0].1 >= 55.0, "{rate}, {before:?}");
+    // Ten more come while nobody looks.
+    let away = 10_000;
+    for event in [Event::BrokerDown(away), Event::Restart(false), Event::Publish(false, 10)] {
+        world.apply(&event);
+    }
+    world.run(u64::from(away) + 500).unwrap();
+    let (rate_after, after) = told(&world);
+    assert!((rate_after - rate).abs() < 0.1 * rate, "{rate}, then {rate_after}");
+    assert!(after[0].1 >= before[0].1 + 10.0, "{before:?}, then {after:?}");
+    assert!(after.iter().all(|(_, age)| *age >= 10.0), "none is taken for younger than it is: {after:?}");
+}

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::{super::*, scene::*};
-use crate::{config::PoolConfig, time::Time};
+use crate::{
+    config::{PoolConfig, SloConfig, Start},
+    time::Time,
+};
 
 /// A pool with work, seen second by second.
 struct Watched {
@@ -29,9 +32,9 @@ impl Watched {
         for _ in 0..seconds_seen {
             let at = self.now;
             self.counters.unacked = Some(unacked);
+            let value = QueueFacts::Present { ready: ready_messages, consumers: workers };
             let workers = (1..=workers).map(ready).collect();
-            self.observation.queues =
-                [("q".to_owned(), Fact::Known { value: waiting(ready_messages), at })].into();
+            self.observation.queues = [("q".to_owned(), Fact::Known { value, at })].into();
             self.observation.counters =
                 [("q".to_owned(), Fact::Known { value: self.counters.clone(), at })].into();
             self.observation.workers = Fact::Known { value: workers, at };
@@ -102,6 +105,47 @@ fn a_comparison_goes_back_two_workers_or_more() {
     watched.see(3, 100, 5, 10, 9);
     watched.see(10, 100, 6, 10, 9);
     assert_eq!(watched.reason(), "DownstreamSaturated", "with 5 there was no time to measure");
+}
+
+#[test]
+fn a_pool_with_an_slo_is_guarded_as_well() {
+    let mut watched = Watched::new(true);
+    let slo = SloConfig { targets: vec![seconds(600)], pods_per_node: None, start: Start::Immediate };
+    watched.pool.slo = Some(slo);
+    watched.see(10, 100_000, 3, 10, 3);
+    watched.see(10, 100_000, 5, 10, 5);
+    assert_eq!(watched.reason(), "DownstreamSaturated");
+    watched.pool.saturation_guard = false;
+    assert_eq!(watched.reason(), "DeadlineAtRisk");
+}
+
+#[test]
+fn workers_that_wait_for_work_have_no_pace() {
+    let mut watched = Watched::new(true);
+    watched.see(10, 100, 3, 10, 3);
+    watched.see(10, 0, 5, 10, 5);
+    watched.see(1, 100, 5, 10, 5);
+    assert_eq!(watched.reason(), "DepthAbove");
+}
+
+#[test]
+fn what_was_done_with_another_number_of_workers_is_no_part_of_a_pace() {
+    let mut watched = Watched::new(true);
+    watched.see(10, 100, 3, 10, 3);
+    for _ in 0..3 {
+        watched.see(3, 100, 4, 10, 5);
+        watched.see(3, 100, 5, 10, 5);
+    }
+    assert_eq!(watched.reason(), "DepthAbove");
+}
+
+#[test]
+fn between_two_readings_as_much_is_in_flight_as_at_both_of_them_on_average() {
+    let mut watched = Watched::new(true);
+    watched.see(10, 100, 3, 10, 3);
+    watched.see(1, 100, 5, 10, 100);
+    watched.see(5, 100, 5, 10, 0);
+    assert_eq!(watched.reason(), "DownstreamSaturated", "1 s a message");
 }
 
 #[test]

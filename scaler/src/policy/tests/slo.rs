@@ -153,6 +153,9 @@ fn pending_workers_are_expected_by_their_kind_and_age() {
     let young = PoolState { intents: vec![intent(1, ago(1))], ..experienced(251, []).state };
     let intended = Scene { state: young, ..experienced(251, []) };
     assert!(matches!(intended.decide(), Decision::Hold(Hold::Batching { .. })), "no room is known");
+    let young = PoolState { intents: vec![intent(1, ago(1))], ..experienced(100, []).state };
+    let enough = Scene { state: young, since: seconds(60), ..experienced(100, []) };
+    assert!(matches!(enough.decide(), Decision::Hold(Hold::OnTime { .. })), "it is counted on");
     let old = PoolState { intents: vec![intent(1, ago(61))], ..experienced(1, []).state };
     let lost = Scene { state: old, since: seconds(200), ..experienced(2, []) };
     assert_eq!(launched(&lost.decide()), 1, "an intent that never becomes a worker is not counted on");
