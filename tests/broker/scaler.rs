@@ -4,6 +4,7 @@ mod age;
 mod counters;
 mod refused;
 mod reload;
+mod restart;
 mod scale;
 mod sight;
 mod tell;

@@ -9,7 +9,7 @@ use mayfly_broker::suspect_queue;
 
 use super::{
     Age, Arrivals, Batch, Counts, Estimates, Fact, Observation, Phase, PoolState, QueueFacts, QueueMarks,
-    ServiceTime, Worker,
+    ServiceTime, Why, Worker,
     age::{QueueMemory, WATCH_GAP},
     arrivals::{self, ArrivalMemory},
     attended::Attended,
@@ -38,6 +38,8 @@ pub struct Memory {
     /// By pool: since when all its queues are known to be empty.
     empty_since: BTreeMap<String, Time>,
     attended: Attended,
+    /// By queue that was out of reach: since when it is known again, if it is.
+    back: BTreeMap<String, Option<Time>>,
 }
 
 /// One pool while its queues are folded in.
@@ -62,7 +64,19 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
         mut paces,
         mut empty_since,
         attended,
+        mut back,
     } = memory;
+    for (queue, fact) in &observation.queues {
+        match fact {
+            Fact::Unknown(unknown) if unknown.why == Why::Unreachable => {
+                back.insert(queue.clone(), None);
+            }
+            Fact::Known { at, .. } => {
+                back.entry(queue.clone()).and_modify(|back| *back = back.or(Some(*at)));
+            }
+            Fact::Unknown(_) => {}
+        }
+    }
     let attended = attended.observe(observation, config);
     for pool in &config.pools {
         if pool.saturation_guard {
@@ -91,7 +105,7 @@ pub fn remember(memory: Memory, observation: &Observation, config: &Config) -> M
             }
         }
     }
-    let memory = Memory { queues, arrivals, suspects, served, surplus, paces, empty_since, attended };
+    let memory = Memory { queues, arrivals, suspects, served, surplus, paces, empty_since, attended, back };
     let surplus = remember_surplus(&memory, observation, config);
     Memory { surplus, ..memory }
 }
@@ -244,8 +258,9 @@ impl Memory {
     #[must_use]
     pub fn of(mut self, config: &Config) -> Self {
         let queues: BTreeSet<_> = config.pools.iter().flat_map(|pool| &pool.queues).collect();
-        let Self { queues: ages, arrivals, suspects, served, surplus, paces, empty_since, attended: _ } =
+        let Self { queues: ages, arrivals, suspects, served, surplus, paces, empty_since, attended: _, back } =
             &mut self;
+        back.retain(|queue, _| queues.contains(queue));
         ages.retain(|queue, _| queues.contains(queue));
         arrivals.retain(|queue, _| queues.contains(queue));
         suspects.retain(|queue, _| queues.contains(queue));
@@ -361,6 +376,11 @@ impl Memory {
     /// Whether the last two of a pool's ready `workers` brought nothing but slower work.
     pub(super) fn saturated(&self, pool: &str, workers: u32, now: Time) -> Option<Saturated> {
         self.paces.get(pool)?.saturated(workers, now)
+    }
+
+    /// Since when a queue that was out of reach is known again.
+    pub(super) fn back_since(&self, queue: &str) -> Option<Time> {
+        self.back.get(queue).copied().flatten()
     }
 
     /// Since when all queues of the pool are known to be empty.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mayfly_broker::suspect_queue;
 
-use super::{Age, Fact, Memory, Observation, QueueFacts, Unknown};
+use super::{Age, Fact, Memory, Observation, Phase, QueueFacts, Unknown, Why, Worker};
 use crate::{
     config::{Config, PoolConfig},
     time::Time,
@@ -19,6 +19,9 @@ const MISSING_STALE_AFTER: Duration = Duration::from_secs(10);
 const SUSPECTS_STALE_AFTER: Duration = Duration::from_secs(5);
 /// … and a queue for them that is missing once a minute.
 const NO_SUSPECTS_STALE_AFTER: Duration = Duration::from_secs(90);
+
+/// Workers connect again within this time (`reconnect_for`), or end.
+const WORKERS_RETURN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What waits in a pool's queues.
 #[derive(Debug, Default)]
@@ -68,8 +71,12 @@ impl Need {
             let fact = observation.queues.get(queue).unwrap_or(&not_yet_seen);
             let missing_now = matches!(fact.known(), Some(QueueFacts::Missing));
             match fact.fresh(now, if missing_now { stale.max(MISSING_STALE_AFTER) } else { stale }) {
-                Ok(QueueFacts::Present { ready, .. }) => {
+                Ok(QueueFacts::Present { ready, consumers }) => {
                     present = true;
+                    if let Some(unknown) = returning(pool, queue, *consumers, memory, observation, now) {
+                        need.unknown = need.unknown.or_else(|| Some((queue.clone(), unknown)));
+                        continue;
+                    }
                     need.add(*ready, memory.age(queue, now));
                     need.queues.insert(queue.clone(), QueueNeed { ready: *ready, ..QueueNeed::default() });
                     // Without the queue itself no worker starts, so its suspects need none either.
@@ -122,6 +129,27 @@ impl Need {
     pub(super) fn age(&self) -> Duration {
         self.age.map_or(Duration::ZERO, |age| age.estimate)
     }
+}
+
+/// After the broker was away, what its workers had in hand waits again until they are back: that is no new work.
+/// With several queues, consumers and workers cannot be compared.
+fn returning(
+    pool: &PoolConfig,
+    queue: &str,
+    consumers: u64,
+    memory: &Memory,
+    observation: &Observation,
+    now: Time,
+) -> Option<Unknown> {
+    let since = memory.back_since(queue).filter(|since| now.since(*since) < WORKERS_RETURN_WITHIN)?;
+    let is_ready = |worker: &&Worker| worker.pool == pool.name && matches!(worker.phase, Phase::Ready { .. });
+    let workers = observation.workers.known()?.iter().filter(is_ready).count() as u64;
+    let detail = format!("it is back; {consumers} of {workers} workers are connected again");
+    (pool.queues.len() == 1 && consumers < workers).then_some(Unknown {
+        why: Why::Unreachable,
+        detail,
+        since,
+    })
 }
 
 /// A depth older than this is stale: three looks, at least 2 s.
