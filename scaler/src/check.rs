@@ -114,7 +114,7 @@ async fn look(args: CheckArgs) -> (Findings, ExitCode) {
 
 impl Findings {
     async fn ask_cluster(&mut self, config: &Config) -> ExitCode {
-        let LauncherConfig::Kubernetes { namespace } = &config.launcher else { return ExitCode::Ok };
+        let LauncherConfig::Kubernetes { namespace, .. } = &config.launcher else { return ExitCode::Ok };
         match Cluster::infer(namespace.as_deref()).await {
             Ok(cluster) => {
                 self.cluster = cluster::ask(&cluster, config).await;

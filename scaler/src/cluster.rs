@@ -102,6 +102,12 @@ impl Cluster {
         Ok(Self { client, namespace, busy_until: Arc::default(), pace: Arc::default() })
     }
 
+    /// Another namespace of the same cluster, within the same limits.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self.clone() }
+    }
+
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {

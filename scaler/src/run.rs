@@ -99,13 +99,13 @@ pub async fn run(args: RunArgs, shutdown: Shutdown) -> anyhow::Result<ExitCode> 
             };
             serve(frame, launcher, FileState::new(&directory), shutdown).await?;
         }
-        LauncherConfig::Kubernetes { namespace } => {
+        LauncherConfig::Kubernetes { namespace, autoscaler_status } => {
             let cluster = match Cluster::infer(namespace.as_deref()).await {
                 Ok(cluster) => cluster,
                 Err(error) => return Ok(refuse(&error.into(), ExitCode::Usage)),
             };
             tracing::info!(namespace = cluster.namespace(), "workers are jobs of a Kubernetes cluster");
-            let launcher = KubernetesLauncher::new(cluster.clone(), &instance);
+            let launcher = KubernetesLauncher::new(cluster.clone(), &instance, autoscaler_status);
             serve(frame, launcher, ConfigMapState::new(cluster, &instance), shutdown).await?;
         }
     }

@@ -83,7 +83,7 @@ pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
             let launcher = ProcessLauncher::new(&config.instance, directory, *start_delay)?;
             carry_out(command, &FileState::new(directory), &launcher, &config).await
         }
-        LauncherConfig::Kubernetes { namespace } => {
+        LauncherConfig::Kubernetes { namespace, .. } => {
             let cluster = match Cluster::infer(namespace.as_deref()).await {
                 Ok(cluster) => cluster,
                 Err(error) => {
@@ -91,7 +91,7 @@ pub async fn state(args: StateArgs) -> anyhow::Result<ExitCode> {
                     return Ok(ExitCode::Usage);
                 }
             };
-            let launcher = KubernetesLauncher::new(cluster.clone(), &config.instance);
+            let launcher = KubernetesLauncher::new(cluster.clone(), &config.instance, false);
             carry_out(command, &ConfigMapState::new(cluster, &config.instance), &launcher, &config).await
         }
     };

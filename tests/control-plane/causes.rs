@@ -26,7 +26,31 @@ each_in_a_space!(
     an_image_that_the_registry_refuses_is_told_and_given_up_in_the_end,
     a_crash_at_start_is_a_failure_that_names_it,
     a_disruption_is_no_failure,
+    node_groups_that_cannot_grow_are_known_from_the_autoscalers_status,
 );
+
+/// As the cluster autoscaler writes it.
+const STATUS: &str = "\
+time: 2026-11-23 12:00:00.000000000 +0000 UTC
+autoscalerStatus: Running
+clusterWide:
+  scaleUp:
+    status: Backoff
+nodeGroups:
+- name: spot
+  health:
+    status: Healthy
+    cloudProviderTarget: 1
+    minSize: 0
+    maxSize: 20
+  scaleUp:
+    status: Backoff
+    backoffInfo:
+      errorCode: RESOURCE_POOL_EXHAUSTED
+      errorMessage: the zone has no more of these
+  scaleDown:
+    status: NoCandidates
+";
 
 async fn quota(space: &Space<'_>, resource: &str, hard: u32) -> Result<()> {
     let quota =
@@ -224,4 +248,22 @@ async fn a_disruption_is_no_failure(space: &Space<'_>) -> Result<()> {
 /// The log lines with this message.
 fn told(log: &[Value], message: &str) -> Vec<String> {
     log.iter().filter(|line| line["message"] == message).map(Value::to_string).collect()
+}
+
+async fn node_groups_that_cannot_grow_are_known_from_the_autoscalers_status(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.autoscaler_says(STATUS).await?;
+    space.configure_on(&json!({ "autoscaler_status": true }), &json!({ "launch_interval": "500ms" }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    tells(
+        space,
+        &scaler,
+        "AtCapacity",
+        "node group spot is in backoff: RESOURCE_POOL_EXHAUSTED: the zone has no",
+    )
+    .await?;
+    space.kubelet.node("a", 10).await?;
+    space.jobs_when("with room it goes on", SOON, |jobs| ready(jobs) > 1).await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
 }

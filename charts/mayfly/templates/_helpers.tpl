@@ -162,6 +162,9 @@ broker:
 launcher:
   kubernetes:
     namespace: {{ .Release.Namespace }}
+    {{- if .Values.autoscalerStatus }}
+    autoscaler_status: true
+    {{- end }}
 {{- if not (kindIs "invalid" .Values.quota) }}
 quota: {{ include "mayfly.scalar" .Values.quota }}
 {{- end }}

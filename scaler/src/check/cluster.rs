@@ -49,7 +49,7 @@ enum State {
 pub(super) async fn ask(cluster: &Cluster, config: &Config) -> Vec<Answer> {
     let state = ConfigMapState::new(cluster.clone(), &config.instance);
     let mut answers = vec![Answer::of_state(&config.instance, &state.read().await)];
-    let launcher = KubernetesLauncher::new(cluster.clone(), &config.instance);
+    let launcher = KubernetesLauncher::new(cluster.clone(), &config.instance, false);
     for pool in &config.pools {
         answers.push(Answer::of_template(&pool.name, launcher.template_of(pool).await));
     }

@@ -113,14 +113,15 @@ fn place(launcher: &LauncherConfig, instance: &str) -> Vec<Sentence> {
             let text = format!("are processes of this machine, kept account of in {place}{delay}");
             vec![sentence("workers", text)]
         }
-        LauncherConfig::Kubernetes { namespace } => {
+        LauncherConfig::Kubernetes { namespace, autoscaler_status } => {
             let place = namespace.as_ref().map_or_else(
                 || "the scaler's own namespace (outside a cluster: the kubeconfig's)".to_owned(),
                 |namespace| format!("namespace {namespace}"),
             );
             let kept = format!("what must survive a restart is in ConfigMap {instance}-state");
+            let nodes = if *autoscaler_status { "; the cluster autoscaler's status is read" } else { "" };
             vec![
-                sentence("workers", format!("are Kubernetes Jobs in {place}")),
+                sentence("workers", format!("are Kubernetes Jobs in {place}{nodes}")),
                 sentence("memory", format!("{kept}; it is made by the chart, never by the scaler")),
             ]
         }

@@ -159,9 +159,9 @@ impl RawLauncher {
                 Err(conflict("launcher".to_owned(), "give process or kubernetes, not both".to_owned()))
             }
             (Some(process), None) => process.checked(),
-            (None, Some(RawKubernetes { namespace })) => {
+            (None, Some(RawKubernetes { namespace, autoscaler_status })) => {
                 let namespace = namespace.map(|text| label("launcher.kubernetes.namespace", &text));
-                Ok(LauncherConfig::Kubernetes { namespace: namespace.transpose()? })
+                Ok(LauncherConfig::Kubernetes { namespace: namespace.transpose()?, autoscaler_status })
             }
             (None, None) => {
                 Err(missing("launcher", "expected kubernetes: {} or process: { directory: DIR }"))

@@ -76,6 +76,8 @@ pub enum LauncherConfig {
         /// Holds templates, Jobs and the state record; where the scaler itself runs, or the kubeconfig's, if
         /// absent.
         namespace: Option<String>,
+        /// Whether the cluster autoscaler's status is read.
+        autoscaler_status: bool,
     },
 }
 

@@ -82,6 +82,9 @@ pub(super) struct RawKubernetes {
     /// Holds templates, Jobs and the state record: the scaler's own unless given.
     #[schemars(with = "String")]
     pub(super) namespace: Option<String>,
+    /// Whether to read what the cluster autoscaler says of its node groups, in its `ConfigMap` of
+    /// namespace kube-system: workers for which no node can come are known as such at once. Needs the permission.
+    pub(super) autoscaler_status: bool,
 }
 
 /// The process launcher.

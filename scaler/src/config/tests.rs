@@ -553,12 +553,15 @@ pools:
 #[test]
 fn on_kubernetes_a_pool_has_a_template() {
     let config = Config::parse(LEAST_ON_KUBERNETES, &Overrides::default()).unwrap();
-    assert_eq!(config.launcher, LauncherConfig::Kubernetes { namespace: None });
+    assert_eq!(config.launcher, LauncherConfig::Kubernetes { namespace: None, autoscaler_status: false });
     let template = WorkerTemplate::CronJob("mayfly-documents".to_owned());
     assert_eq!(config.pools, [PoolConfig::with_defaults("documents", "documents", template)]);
     let named = LEAST_ON_KUBERNETES.replace("{}", "{ namespace: work }");
     let config = Config::parse(&named, &Overrides::default()).unwrap();
-    assert_eq!(config.launcher, LauncherConfig::Kubernetes { namespace: Some("work".to_owned()) });
+    assert_eq!(
+        config.launcher,
+        LauncherConfig::Kubernetes { namespace: Some("work".to_owned()), autoscaler_status: false }
+    );
 }
 
 #[test]
@@ -582,7 +585,7 @@ fn what_belongs_to_one_launcher_is_refused_by_name_with_the_other() {
         ),
         (
             least("{}", "{ directory: D }"),
-            r#"line 3: launcher.kubernetes: unknown key "directory"; allowed are namespace"#,
+            r#"line 3: launcher.kubernetes: unknown key "directory"; allowed are namespace, autoscaler_status"#,
         ),
         (
             least("template: mayfly-documents", "command: [w]"),

@@ -46,7 +46,7 @@ impl Sample {
             broker: BrokerSource::default(),
             counters: None,
             broker_tls: TlsFiles::default(),
-            launcher: LauncherConfig::Kubernetes { namespace: None },
+            launcher: LauncherConfig::Kubernetes { namespace: None, autoscaler_status: false },
             quota: None,
             pools: Vec::new(),
         };

@@ -13,7 +13,10 @@ use k8s_openapi::{
         rbac::v1::{Role, RoleBinding},
     },
 };
-use kube::{Api, Client, Resource, api::PostParams};
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams, PostParams},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -34,6 +37,22 @@ pub(super) async fn install(admin: &Client, namespace: &str) -> Result<()> {
     create::<RoleBinding>(admin, namespace, objects::role_binding(namespace)).await?;
     create::<ConfigMap>(admin, namespace, objects::state()).await?;
     create::<CronJob>(admin, namespace, objects::template(namespace)).await
+}
+
+/// Plays the cluster autoscaler, whose status there is one of in a cluster; the scaler of this namespace may read it.
+pub(super) async fn autoscaler_says(admin: &Client, namespace: &str, status: &str) -> Result<()> {
+    const NAMESPACE: &str = "kube-system";
+    const NAME: &str = "cluster-autoscaler-status";
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": NAME }, "data": { "status": status } });
+    let maps = Api::<ConfigMap>::namespaced(admin.clone(), NAMESPACE);
+    let params = PatchParams::apply("test").force();
+    limited("write the autoscaler's status", maps.patch(NAME, &params, &Patch::Apply(map))).await?;
+    let rules = json!([{ "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [NAME], "verbs": ["get"] }]);
+    create::<Role>(admin, NAMESPACE, json!({ "metadata": { "name": namespace }, "rules": rules })).await?;
+    let mut binding = objects::role_binding(namespace);
+    binding["metadata"]["name"] = namespace.into();
+    binding["roleRef"]["name"] = namespace.into();
+    create::<RoleBinding>(admin, NAMESPACE, binding).await
 }
 
 async fn create<K>(admin: &Client, namespace: &str, object: Value) -> Result<()>

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::{
     ApiProxy, Kubelet, Request, WorkerJob,
-    install::{install, token, until_allowed},
+    install::{self, install, token, until_allowed},
     invariants, objects,
 };
 use crate::{
@@ -124,11 +124,17 @@ impl<'a> Space<'a> {
     /// # Errors
     /// When the file cannot be written.
     pub fn configure(&self, changes: &Value) -> Result<()> {
+        self.configure_on(&json!({}), changes)
+    }
+
+    /// The same, with `on` laid over the launcher's configuration.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure_on(&self, on: &Value, changes: &Value) -> Result<()> {
         let mut pool = pool(objects::POOL, &self.bed.queue);
-        for (key, value) in changes.as_object().into_iter().flatten() {
-            pool[key] = value.clone();
-        }
-        self.configure_pools(&[pool])
+        lay(&mut pool, changes);
+        self.configure_pools(on, &[pool])
     }
 
     /// Writes the scalers' configuration of a pool for each of these queues, named as its queue.
@@ -137,14 +143,16 @@ impl<'a> Space<'a> {
     /// When the file cannot be written.
     pub fn configure_queues(&self, queues: &[String]) -> Result<()> {
         let pools: Vec<_> = queues.iter().map(|queue| pool(queue, queue)).collect();
-        self.configure_pools(&pools)
+        self.configure_pools(&json!({}), &pools)
     }
 
-    fn configure_pools(&self, pools: &[Value]) -> Result<()> {
+    fn configure_pools(&self, on: &Value, pools: &[Value]) -> Result<()> {
+        let mut kubernetes = json!({ "namespace": self.namespace });
+        lay(&mut kubernetes, on);
         let config = json!({
             "instance": objects::INSTANCE,
             "broker": { "url_env": BROKER_URL },
-            "launcher": { "kubernetes": { "namespace": self.namespace } },
+            "launcher": { "kubernetes": kubernetes },
             "pools": pools,
         });
         Ok(std::fs::write(&self.config, serde_json::to_vec_pretty(&config)?)?)
@@ -199,6 +207,14 @@ impl<'a> Space<'a> {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.admin.0.clone(), &self.namespace)
+    }
+
+    /// The cluster autoscaler's status from now on, which the scaler may read.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn autoscaler_says(&self, status: &str) -> Result<()> {
+        install::autoscaler_says(&self.admin.0, &self.namespace, status).await
     }
 
     /// Creates an object in the namespace, with all rights.
@@ -381,6 +397,13 @@ impl<'a> Space<'a> {
         let as_usual = DeleteParams::default();
         limited("delete priority classes", classes.delete_collection(&as_usual, &ours)).await?;
         self.kubelet.clean().await
+    }
+}
+
+/// Lays the values of `over` over those of `under`.
+fn lay(under: &mut Value, over: &Value) {
+    for (key, value) in over.as_object().into_iter().flatten() {
+        under[key] = value.clone();
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     ending::ending,
     names::{CONTROLLER, Identity, generation},
     phase::{self, Seen, finished, has_ended, is_scheduled, pod_phase, stamp, was_ready},
-    said::{self, Said},
+    said::{self, Said, Word},
 };
 use crate::{
     policy::{Ending, Intent, PendingCause, Phase, Worker},
@@ -45,6 +45,8 @@ pub(super) struct Memory {
     orphans: BTreeMap<String, Orphan>,
     /// Whether the pods were ever listed.
     looked: bool,
+    /// What the cluster autoscaler says of all nodes to come.
+    of_nodes: Option<Word>,
 }
 
 /// One Job, by its uid.
@@ -148,6 +150,11 @@ impl Memory {
         silent.into_iter().take(EVENTS_AT_ONCE).map(|(_, uid, object)| (uid, object)).collect()
     }
 
+    /// Takes in what the cluster autoscaler says of all nodes to come.
+    pub(super) fn take_word(&mut self, of_nodes: Option<Word>) {
+        self.of_nodes = of_nodes;
+    }
+
     /// Takes in the Events on `object`, which the Job `uid` is or has; none where they could not be read.
     pub(super) fn take_events(&mut self, uid: &str, object: String, events: Option<&[Event]>, now: Time) {
         let Some(known) = self.jobs.get_mut(uid) else { return };
@@ -155,7 +162,10 @@ impl Memory {
             known.said = match known.pod.as_ref().filter(|_| object != uid) {
                 None => said::of_creation(events, now),
                 Some(pod) if is_scheduled(pod) => said::of_preparing(events, now),
-                Some(pod) => said::of_placing(events, pod, now),
+                // What is said of the pod itself is more to the point.
+                Some(pod) => {
+                    said::of_placing(events, pod, now).or_else(|| self.of_nodes.as_ref()?.about(pod, now))
+                }
             };
             known.note_cause(now);
         }

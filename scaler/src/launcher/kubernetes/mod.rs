@@ -3,6 +3,7 @@
 //! Routine looks ask for the Jobs only; pods and Events are asked for where a Job does not tell enough
 //! ([`memory`]). What is about to start workers asks for Jobs and pods afresh.
 
+mod autoscaler;
 mod cause;
 mod ending;
 mod event;
@@ -21,7 +22,7 @@ use std::{
 
 use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
-    core::v1::{Event, Pod},
+    core::v1::{ConfigMap, Event, Pod},
 };
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use mayfly_service::{chain, crash::crash_point, deadline};
@@ -45,6 +46,9 @@ use crate::{
 /// The limit of reading a template: between a listing and its POST there is no more time.
 const TEMPLATE_LIMIT: Duration = Duration::from_secs(1);
 
+/// The cluster autoscaler writes its status this often.
+const STATUS_CADENCE: Duration = Duration::from_secs(10);
+
 /// So many failed Jobs are removed in one act.
 const TIDIED_AT_ONCE: usize = 2;
 
@@ -55,6 +59,8 @@ pub struct KubernetesLauncher {
     instance: String,
     memory: Mutex<Memory>,
     templates: Mutex<Templates>,
+    /// Where the cluster autoscaler writes its status, if that is to be read, and when it last was.
+    autoscaler: Option<(Cluster, Mutex<Option<Instant>>)>,
     /// Held while a template is read.
     reading: tokio::sync::Mutex<()>,
     /// Remarks on templates that were made already.
@@ -64,10 +70,14 @@ pub struct KubernetesLauncher {
 // === impl KubernetesLauncher ===
 
 impl KubernetesLauncher {
-    /// A launcher for `instance`.
+    /// A launcher for `instance`; with `autoscaler_status` it also reads what the cluster autoscaler says of its node
+    /// groups.
     #[must_use]
-    pub fn new(cluster: Cluster, instance: &str) -> Self {
+    pub fn new(cluster: Cluster, instance: &str, autoscaler_status: bool) -> Self {
+        let autoscaler =
+            autoscaler_status.then(|| (cluster.in_namespace(autoscaler::NAMESPACE), Mutex::default()));
         Self {
+            autoscaler,
             cluster,
             instance: instance.to_owned(),
             memory: Mutex::default(),
@@ -154,6 +164,30 @@ impl KubernetesLauncher {
         }
     }
 
+    /// Reads what the cluster autoscaler says of its node groups, if that is wanted and due. Without it the cause may be
+    /// less exact, nothing else.
+    async fn look_at_autoscaler(&self) {
+        let Some((cluster, asked)) = &self.autoscaler else { return };
+        let now = Instant::now();
+        if lock(asked).is_some_and(|asked| now - asked < STATUS_CADENCE) {
+            return;
+        }
+        *lock(asked) = Some(now);
+        let read = cluster.get::<ConfigMap>("read the autoscaler's status", autoscaler::NAME).await;
+        let word = match read {
+            Ok(map) => {
+                let status = map.data.and_then(|mut data| data.remove(autoscaler::KEY)).unwrap_or_default();
+                autoscaler::no_node_can_come(&status).map_err(|error| chain(&error))
+            }
+            Err(error) => Err(chain(&error)),
+        };
+        let word = word.unwrap_or_else(|error| {
+            tracing::debug!(error, "the autoscaler's status cannot be read");
+            None
+        });
+        self.memory().take_word(word);
+    }
+
     /// Logs what was not logged before.
     fn remark(&self, pool: &str, remarks: Vec<String>) {
         let mut remarked = lock(&self.remarked);
@@ -226,6 +260,9 @@ impl Launcher for KubernetesLauncher {
             self.memory().take_pods(pods, now);
         }
         let silent = if look == Look::Routine { self.memory().silent(now) } else { Vec::new() };
+        if !silent.is_empty() {
+            self.look_at_autoscaler().await;
+        }
         for (uid, object) in silent {
             let about = ListParams::default().fields(&format!("involvedObject.uid={object}"));
             // Without Events the cause may be unknown, nothing else.

@@ -18,6 +18,13 @@ pub(super) struct Said {
     pub(super) detail: String,
 }
 
+/// What was said of all pods that wait for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) cause: PendingCause,
+    pub(super) detail: String,
+}
+
 /// How the cluster autoscaler says that its own limits are reached.
 const LIMITS: [&str; 4] =
     ["max node group size reached", "max total nodes in cluster reached", "limit reached", "exceeded quota"];
@@ -29,6 +36,18 @@ const KARPENTER_LIMITS: [&str; 2] = ["exceed limits for nodepool", "limits have 
 const KARPENTER_REFUSALS: [&str; 2] = ["InsufficientCapacity", "insufficient capacity"];
 /// How the scheduler says that a node would fit if it were empty.
 const FULL: [&str; 2] = ["Insufficient ", "Too many pods"];
+
+// === impl Word ===
+
+impl Word {
+    /// What it says of a pod, if there is no room for that one.
+    pub(super) fn about(&self, pod: &Pod, now: Time) -> Option<Said> {
+        let refused = condition(pod, "PodScheduled")?;
+        let Self { cause, detail } = self.clone();
+        let since = stamp(refused.last_transition_time.as_ref(), now);
+        (refused.reason.as_deref() == Some("Unschedulable")).then_some(Said { cause, since, detail })
+    }
+}
 
 /// Why the Job controller could not create the pod, from the Events on its Job.
 pub(super) fn of_creation(events: &[Event], now: Time) -> Option<Said> {

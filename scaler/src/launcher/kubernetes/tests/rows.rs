@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::{
     super::{
-        failed,
+        autoscaler, failed,
+        memory::Memory,
         phase::{Seen, has_started, phase},
         said,
     },
@@ -523,4 +524,85 @@ fn row_29_a_worker_on_a_lost_node_is_lost() {
     assert_eq!(with(&pod_in("Running", &lost, running()), &[]), Phase::Lost);
     let hangs = json!({ "metadata": { "deletionTimestamp": ago(60) }, "status": { "phase": "Running" } });
     assert_eq!(with(&pod(hangs), &[]), Phase::Lost);
+}
+
+/// As the cluster autoscaler writes it: groups by name, nodes, most nodes, and how their scale-up stands.
+fn autoscaler_status(groups: &[(&str, u32, u32, &str)]) -> String {
+    let group = |(name, target, most, scale_up): &(&str, u32, u32, &str)| {
+        let backoff = if *scale_up == "Backoff" {
+            "\n    backoffInfo:\n      errorCode: QUOTA_EXCEEDED\n      \
+             errorMessage: 'Instance ''a-1'' creation failed: Quota ''CPUS'' exceeded'"
+        } else {
+            ""
+        };
+        format!(
+            "- name: {name}\n  health:\n    status: Healthy\n    nodeCounts:\n      registered:\n        \
+             total: {target}\n        ready: {target}\n        notStarted: 0\n      longUnregistered: 0\n      \
+             unregistered: 0\n    cloudProviderTarget: {target}\n    minSize: 0\n    maxSize: {most}\n    \
+             lastProbeTime: \"2026-11-23T12:00:00Z\"\n    lastTransitionTime: \"2026-11-23T11:00:00Z\"\n  \
+             scaleUp:\n    status: {scale_up}{backoff}\n    lastProbeTime: \"2026-11-23T12:00:00Z\"\n    \
+             lastTransitionTime: \"2026-11-23T11:00:00Z\"\n  scaleDown:\n    status: NoCandidates\n"
+        )
+    };
+    let groups: String = groups.iter().map(group).collect();
+    format!(
+        "time: 2026-11-23 12:00:00.000000000 +0000 UTC\nautoscalerStatus: Running\nclusterWide:\n  health:\n    \
+         status: Healthy\n  scaleUp:\n    status: NoActivity\nnodeGroups:\n{groups}"
+    )
+}
+
+#[test]
+fn row_30_the_autoscalers_status_tells_that_no_node_can_come() {
+    let of = |groups: &[(&str, u32, u32, &str)]| {
+        autoscaler::no_node_can_come(&autoscaler_status(groups))
+            .unwrap()
+            .map(|word| (word.cause, word.detail))
+    };
+    let full = of(&[("a", 3, 3, "NoActivity"), ("b", 5, 5, "NoActivity")]).unwrap();
+    assert_eq!(full.0, PendingCause::NodesAtLimit);
+    assert_eq!(full.1, "node group a has 3 of at most 3 nodes; node group b has 5 of at most 5 nodes");
+    let refused = of(&[("a", 3, 3, "NoActivity"), ("b", 1, 5, "Backoff")]).unwrap();
+    assert_eq!(refused.0, PendingCause::NodesRefused);
+    let why = "QUOTA_EXCEEDED: Instance 'a-1' creation failed: Quota 'CPUS' exceeded";
+    assert_eq!(refused.1, format!("node group b is in backoff: {why}"));
+    // Whose node it is that comes is not known, nor whether the group that could grow would fit.
+    for open in ["InProgress", "NoActivity", "something new"] {
+        assert_eq!(of(&[("a", 3, 3, "NoActivity"), ("b", 1, 5, open)]), None, "{open}");
+    }
+    assert_eq!(of(&[]), None);
+    // As text, before its release 1.30.
+    assert_eq!(
+        autoscaler::no_node_can_come("Cluster-autoscaler status at 2023-01-01:\nCluster-wide:").unwrap(),
+        None
+    );
+    assert!(autoscaler::no_node_can_come("nodeGroups: 3").is_err());
+}
+
+#[test]
+fn row_30_holds_the_pool_where_the_pods_own_events_say_nothing() {
+    let waiting = unscheduled("Unschedulable", UNSCHEDULED);
+    let status = autoscaler_status(&[("a", 3, 3, "NoActivity")]);
+    let word = autoscaler::no_node_can_come(&status).unwrap();
+    let look = |events: &[Event], word| {
+        let mut memory = Memory::default();
+        memory.take_jobs(vec![job(json!({ "active": 1 }))]);
+        memory.take_pods(vec![waiting.clone()], NOW);
+        memory.take_word(word);
+        let (uid, object) = memory.silent(NOW).remove(0);
+        memory.take_events(&uid, object, Some(events), NOW);
+        memory.workers(NOW).remove(0).phase
+    };
+    means(
+        &look(&[], word.clone()),
+        PendingCause::NodesAtLimit,
+        50,
+        "has 3 of at most 3",
+        FOR_EVER,
+        Action::Hold,
+    );
+    let coming = event("TriggeredScaleUp", "pod triggered scale-up: [{a 1->2 (max: 3)}]", 20);
+    let Phase::Pending { cause, .. } = look(&[coming], word) else { panic!("it is pending") };
+    assert_eq!(cause, PendingCause::NodeComing, "what is said of the pod itself counts");
+    let Phase::Pending { cause, .. } = look(&[], None) else { panic!("it is pending") };
+    assert_eq!(cause, PendingCause::NoRoom);
 }
