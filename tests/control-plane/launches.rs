@@ -22,6 +22,8 @@ const HELD_BACK: Duration = Duration::from_secs(90);
 
 each_in_a_space!(
     two_scalers_on_one_state_launch_each_worker_once,
+    a_first_record_that_is_written_during_the_first_look_is_not_lost,
+    a_first_record_that_is_written_during_an_act_is_not_lost,
     a_launch_whose_answer_is_lost_is_adopted_and_not_doubled,
     a_state_write_whose_answer_is_lost_doubles_nothing,
     a_scaler_killed_anywhere_in_a_launch_doubles_and_loses_nothing,
@@ -65,6 +67,35 @@ async fn two_scalers_on_one_state_launch_each_worker_once(space: &Space<'_>) -> 
     }
     ensure!(launches.iter().sum::<usize>() == 3 * played, "{launches:?}");
     ensure!(launches.iter().all(|launches| *launches > 0), "one scaler never launched: {launches:?}");
+    client.close().await
+}
+
+async fn a_first_record_that_is_written_during_the_first_look_is_not_lost(space: &Space<'_>) -> Result<()> {
+    a_first_record_is_written_during_a_listing(space, 1).await
+}
+
+async fn a_first_record_that_is_written_during_an_act_is_not_lost(space: &Space<'_>) -> Result<()> {
+    a_first_record_is_written_during_a_listing(space, 2).await
+}
+
+/// One scaler finds no record, and its `nth` listing finds the worker that another one launched meanwhile.
+async fn a_first_record_is_written_during_a_listing(space: &Space<'_>, nth: usize) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 1 }))?;
+    space.proxy.rule(Rule::new("list", "jobs", Act::Pause).from("first").nth(nth));
+    let mut first = space.scaler("first", &[])?;
+    let listings = || space.proxy.matching(|request| request.client == "first" && request.is("list", "jobs"));
+    until("it lists", SOON, async || Ok(listings().len() == nth)).await?;
+    let mut second = space.scaler("second", &[])?;
+    space.jobs_when("the other one launches", SOON, |jobs| jobs.len() == 1).await?;
+    space.proxy.release();
+    first.decides("AtMaximum", SOON).await?;
+    let log = first.process.log()?;
+    ensure!(!log.contains("missing, though"), "{log}");
+    ensure!(space.jobs().await?.len() == 1);
+    ends(&mut first.process).await?;
+    ends(&mut second.process).await?;
     client.close().await
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     course::Decider,
-    view::{Loaded, View},
+    view::{Loaded, View, alive},
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -80,6 +80,10 @@ impl<L: Launcher, S: StateStore> Actor<L, S> {
                 return Acted::without_effect(view);
             }
         };
+        // Between reading and listing another scaler may have written the first record, and launched.
+        if matches!(stored, Ok(None)) && view.lost_since.is_none() && alive(&workers) > 0 {
+            return Acted { outrun: true, ..Acted::without_effect(view) };
+        }
         let loaded = stored.map_err(|error| state_unknown(&view.record, &error, now)).and_then(|stored| {
             View::load(stored, &workers, &mut view.lost_since, &config, now).map_err(Fact::Unknown)
         });

@@ -27,8 +27,6 @@ pub(super) struct Bulletin {
     begun: Time,
     /// Jobs seen before, and whether they were ready.
     seen: BTreeMap<String, bool>,
-    /// Why launches were intended, by pool and serial.
-    reasons: BTreeMap<(String, u64), String>,
     /// The last failure that was told, by pool.
     failures: BTreeMap<String, Time>,
     /// The reason of each pool that holds for one worth telling.
@@ -45,7 +43,6 @@ impl Bulletin {
         Self {
             begun,
             seen: BTreeMap::new(),
-            reasons: BTreeMap::new(),
             failures: BTreeMap::new(),
             held: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -91,12 +88,6 @@ impl Bulletin {
     }
 
     fn see_record(&mut self, record: &StateRecord, now: Time) {
-        let intents = |(pool, state): (&String, &crate::policy::PoolState)| {
-            let reason =
-                |intent: &crate::policy::Intent| ((pool.clone(), intent.serial), intent.reason.clone());
-            state.intents.iter().map(reason).collect::<Vec<_>>()
-        };
-        self.reasons.extend(record.pools.iter().flat_map(intents));
         for (pool, state) in &record.pools {
             let Some(failure) = state.last_failure.as_ref().filter(|failure| failure.at >= self.begun) else {
                 continue;
@@ -112,15 +103,15 @@ impl Bulletin {
         let mut seen = BTreeMap::new();
         for worker in workers {
             let before = self.seen.get(&worker.name).copied();
-            let recent = worker.serial.filter(|_| worker.launched >= self.begun);
-            if let Some(serial) = recent.filter(|_| before.is_none()) {
-                let reason = self.reasons.remove(&(worker.pool.clone(), serial));
-                let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-                self.add(&worker.pool, "Launched", &worker.name, format!("{}{why}", worker.name), false, now);
+            let recent = worker.serial.is_some() && worker.launched >= self.begun;
+            if recent && before.is_none() {
+                let words = [Some(&*worker.name), worker.reason.as_deref()];
+                let note = words.into_iter().flatten().collect::<Vec<_>>().join(": ");
+                self.add(&worker.pool, "Launched", &worker.name, note, false, now);
             }
             let mut ready = before == Some(true);
             if let Phase::Ready { since } = worker.phase {
-                if recent.is_some() && !ready {
+                if recent && !ready {
                     let lead = since.since(worker.launched).as_secs_f64();
                     let note = format!("{} is ready, {lead:.1} s after it was launched", worker.name);
                     self.add(&worker.pool, "Ready", &worker.name, note, false, now);
@@ -130,10 +121,6 @@ impl Bulletin {
             seen.insert(worker.name.clone(), ready);
         }
         self.seen = seen;
-        // What was refused never comes to be.
-        while self.reasons.len() > MOST_REASONS {
-            self.reasons.pop_first();
-        }
     }
 
     fn see_decision(&mut self, pool: &str, decision: &Decision, now: Time) {
@@ -196,9 +183,6 @@ impl Bulletin {
     }
 }
 
-/// More intents than this are never open.
-const MOST_REASONS: usize = 1000;
-
 /// Whether people may want to do something about it; the others are how scaling goes.
 fn is_worth_telling(hold: &Hold, now: Time) -> bool {
     match hold {
@@ -232,6 +216,7 @@ mod tests {
             serial: Some(serial),
             slot: Some(0),
             launched: NOW,
+            reason: Some("3 messages wait".to_owned()),
             node: None,
             cold: false,
             generation: None,
@@ -268,7 +253,7 @@ mod tests {
         let news: Vec<_> = (8..100).filter_map(|at| bulletin.due(later(at))).collect();
         let told: Vec<_> = news.iter().map(|news| (news.reason, &*news.note)).collect();
         let ready = "mayfly-p-1 is ready, 7.0 s after it was launched";
-        assert_eq!(told, [("Launched", "mayfly-p-1"), ("Ready", ready)]);
+        assert_eq!(told, [("Launched", "mayfly-p-1: 3 messages wait"), ("Ready", ready)]);
     }
 
     #[test]

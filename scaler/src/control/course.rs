@@ -298,6 +298,7 @@ mod tests {
             serial: Some(serial),
             slot: u32::try_from(serial).ok(),
             launched: NOW - Duration::from_secs(6),
+            reason: None,
             node: None,
             cold: false,
             generation: None,

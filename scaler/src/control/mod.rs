@@ -231,8 +231,12 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
                 Err(error) => actor::unknown(&view.workers, error.why(), &error, now),
             };
         }
-        if let Some(stored) = stored {
+        if let Some(mut stored) = stored {
             let workers = view.workers.known().map_or(&[][..], Vec::as_slice);
+            // Between reading and listing another scaler may have written the first record, and launched.
+            if matches!(stored, Ok(None)) && view::alive(workers) > 0 {
+                stored = actor.state.read().await;
+            }
             view.record = match stored {
                 Ok(stored) => match View::load(stored, workers, &mut view.lost_since, config, now) {
                     Ok(loaded) => {

@@ -67,9 +67,7 @@ impl View {
             let normalized = record.clone().normalized(now, |pool| cooldown_cap(config, pool));
             return Ok(Loaded { amended: normalized != record, record: normalized, expected });
         }
-        // What people started by hand proves no record.
-        let ours = |worker: &&Worker| worker.serial.is_some() && !matches!(worker.phase, Phase::Finished(_));
-        let alive = workers.iter().filter(ours).count();
+        let alive = alive(workers);
         if alive > 0 {
             let since = *lost_since.get_or_insert(now);
             let left = REBUILD_AFTER.saturating_sub(now.since(since));
@@ -97,6 +95,12 @@ impl View {
             self.intents_seen.entry(intent).or_insert(now);
         }
     }
+}
+
+/// Workers that a record must know of; what people started by hand proves none.
+pub(super) fn alive(workers: &[Worker]) -> usize {
+    let ours = |worker: &&Worker| worker.serial.is_some() && !matches!(worker.phase, Phase::Finished(_));
+    workers.iter().filter(ours).count()
 }
 
 fn cooldown_cap(config: &Config, pool: &str) -> Duration {
@@ -134,6 +138,7 @@ mod tests {
             serial: Some(1),
             slot: Some(0),
             launched: NOW,
+            reason: None,
             node: None,
             cold: false,
             generation: None,

@@ -33,6 +33,7 @@ fn ready_worker(serial: u64) -> Worker {
         serial: Some(serial),
         slot: Some(0),
         launched: NOW - Duration::from_secs(40),
+        reason: None,
         node: None,
         cold: false,
         generation: None,

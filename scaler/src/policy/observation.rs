@@ -141,6 +141,9 @@ pub struct Worker {
     pub slot: Option<u32>,
     /// When it was launched: the intent's stamp.
     pub launched: Time,
+    /// Why it was launched; `None` if a person started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Its node, once it has one and where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,

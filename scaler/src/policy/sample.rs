@@ -71,6 +71,7 @@ impl Sample {
                 serial: Some(u64::from(slot) + 1),
                 slot: Some(slot),
                 launched: now,
+                reason: None,
                 node: Some(format!("node-{}", slot / 2)),
                 cold: slot % 2 == 0,
                 generation: None,

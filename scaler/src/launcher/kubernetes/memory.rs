@@ -12,7 +12,7 @@ use k8s_openapi::{
 
 use super::{
     ending::ending,
-    names::{CONTROLLER, Identity, generation},
+    names::{CONTROLLER, Identity, generation, reason},
     phase::{self, Seen, finished, has_ended, is_scheduled, pod_phase, stamp, was_ready},
     said::{self, Said, Word},
 };
@@ -213,6 +213,7 @@ impl Memory {
                 serial,
                 slot,
                 launched: phase::launched(&known.job, now),
+                reason: reason(&known.job.metadata),
                 node: known.pod.as_ref().and_then(phase::node),
                 cold: known.pod.as_ref().is_some_and(phase::waited_for_node),
                 generation: generation(&known.job.metadata),
@@ -227,6 +228,7 @@ impl Memory {
                 serial,
                 slot,
                 launched: stamp(pod.metadata.creation_timestamp.as_ref(), now),
+                reason: None,
                 node: phase::node(pod),
                 cold: phase::waited_for_node(pod),
                 generation: None,

@@ -1,7 +1,5 @@
 //! What our Jobs and pods are called, and how they are found.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{launcher::Plan, time::Time};
@@ -84,6 +82,10 @@ pub(super) fn generation(metadata: &ObjectMeta) -> Option<u64> {
 
 /// When the launch was decided, as its annotation says.
 pub(super) fn intended_at(metadata: &ObjectMeta) -> Option<Time> {
-    let annotations: &BTreeMap<String, String> = metadata.annotations.as_ref()?;
-    serde_json::from_value(annotations.get(INTENDED_AT)?.as_str().into()).ok()
+    serde_json::from_value(metadata.annotations.as_ref()?.get(INTENDED_AT)?.as_str().into()).ok()
+}
+
+/// Why it was launched, as its annotation says.
+pub(super) fn reason(metadata: &ObjectMeta) -> Option<String> {
+    metadata.annotations.as_ref()?.get(REASON).cloned()
 }

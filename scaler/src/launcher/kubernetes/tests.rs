@@ -61,7 +61,7 @@ fn job_with(changes: Value) -> Job {
                 "app.kubernetes.io/instance": "mayfly",
                 "mayfly/pool": "p", "mayfly/serial": "7", "mayfly/slot": "2",
             },
-            "annotations": { "mayfly/intended-at": ago(60) },
+            "annotations": { "mayfly/intended-at": ago(60), "mayfly/reason": "3 messages wait, more than 0" },
         },
         "spec": { "template": {} },
         "status": {},

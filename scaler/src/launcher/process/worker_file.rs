@@ -166,6 +166,7 @@ impl WorkerFiles {
             serial: Some(header.serial),
             slot: Some(header.slot),
             launched: header.stamp.min(now),
+            reason: Some(header.reason),
             node: None,
             // A local process is a node of its own.
             cold: true,

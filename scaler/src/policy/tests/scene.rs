@@ -69,6 +69,7 @@ pub(super) fn worker(serial: u64, phase: Phase) -> Worker {
         serial: Some(serial),
         slot: Some(u32::try_from(serial).unwrap() - 1),
         launched: ago(30),
+        reason: None,
         node: None,
         cold: false,
         generation: None,

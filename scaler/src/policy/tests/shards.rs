@@ -179,6 +179,7 @@ impl Shards {
                 serial: Some(worker.serial),
                 slot: Some(worker.slot),
                 launched,
+                reason: None,
                 node: None,
                 cold: false,
                 generation: None,

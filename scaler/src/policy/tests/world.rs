@@ -256,6 +256,7 @@ impl World {
                 serial: Some(intent.serial),
                 slot: Some(intent.slot),
                 launched: intent.stamp,
+                reason: None,
                 node: None,
                 cold: true,
                 generation: None,

@@ -62,6 +62,7 @@ fn a_worker_is_known_by_its_jobs_labels() {
         serial: Some(7),
         slot: Some(2),
         launched: at(60),
+        reason: Some("3 messages wait, more than 0".to_owned()),
         node: Some("node-1".to_owned()),
         cold: false,
         generation: None,
