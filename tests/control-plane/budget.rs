@@ -3,9 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use mayfly_tests::{
+    bed::rounds,
     control_plane::{Request, Space},
     each_in_a_space,
+    fleet::Scaler,
+    usage::{memory, processor_seconds},
 };
 use serde_json::json;
 use tokio::time::Instant;
@@ -19,7 +24,16 @@ const IDLE: u64 = 3;
 /// Requests in one second, at work.
 const WORKING: u64 = 4;
 
-each_in_a_space!(an_idle_scaler_asks_little, a_working_scaler_asks_within_its_budget);
+/// Objects of others in the namespace, of each kind, where figures are reported.
+const FOREIGN: usize = 10_000;
+/// So many are created at a time.
+const AT_ONCE: usize = 32;
+
+each_in_a_space!(
+    an_idle_scaler_asks_little,
+    a_working_scaler_asks_within_its_budget,
+    what_others_have_in_the_namespace_costs_a_scaler_nothing,
+);
 
 async fn an_idle_scaler_asks_little(space: &Space<'_>) -> Result<()> {
     let client = waiting(space, 0).await?;
@@ -67,6 +81,59 @@ async fn a_working_scaler_asks_within_its_budget(space: &Space<'_>) -> Result<()
     ends(&mut first.process).await?;
     ends(&mut second.process).await?;
     client.close().await
+}
+
+async fn what_others_have_in_the_namespace_costs_a_scaler_nothing(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 1).await?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    // As long as a worker waits for a node, the scaler looks at Jobs and pods again and again.
+    space.jobs_when("one waits for a node", SOON, |jobs| alive(jobs) == 1).await?;
+    scaler.decides("WaitingForPending", SOON).await?;
+    let alone = costs(&scaler).await?;
+    let foreign = rounds(FOREIGN);
+    let created = stream::iter(0..foreign).map(|number| foreign_objects(space, number));
+    created.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    let among = costs(&scaler).await?;
+    let [alone_s, among_s] = [alone.0, among.0].map(|seconds| 1000.0 * seconds / watched().as_secs_f64());
+    let [alone_mb, among_mb] = [alone.1, among.1];
+    eprintln!(
+        "among {foreign} foreign Jobs and {foreign} foreign pods: {among_s:.1} ms/s instead of {alone_s:.1}, \
+         {among_mb:.1} MB instead of {alone_mb:.1}"
+    );
+    ensure!(
+        space.jobs().await?.iter().filter(|job| job.serial.is_some()).count() == 1,
+        "others started workers"
+    );
+    if foreign == FOREIGN {
+        ensure!(among_s <= 1.1 * alone_s, "processor time");
+        ensure!(among_mb <= 1.1 * alone_mb, "memory");
+    }
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// A suspended Job and a pod that is gated, of somebody else.
+async fn foreign_objects(space: &Space<'_>, number: usize) -> Result<()> {
+    let containers = json!([{ "name": "other", "image": "other" }]);
+    let template = json!({ "spec": { "restartPolicy": "Never", "containers": containers } });
+    let name = format!("other-{number}");
+    let spec = json!({ "suspend": true, "template": template });
+    space.create::<Job>(json!({ "metadata": { "name": name }, "spec": spec })).await?;
+    let spec = json!({ "schedulingGates": [{ "name": "example.org/later" }], "containers": containers });
+    space.create::<Pod>(json!({ "metadata": { "name": name }, "spec": spec })).await.map(drop)
+}
+
+/// How long costs are watched.
+fn watched() -> Duration {
+    if rounds(FOREIGN) == FOREIGN { Duration::from_mins(1) } else { Duration::from_secs(5) }
+}
+
+/// Seconds of processor time that it uses while it is watched, and then its memory in megabytes.
+async fn costs(scaler: &Scaler) -> Result<(f64, f64)> {
+    let pid = scaler.process.pid();
+    let before = processor_seconds(pid)?;
+    tokio::time::sleep(watched()).await;
+    Ok((processor_seconds(pid)? - before, memory(pid)?.resident))
 }
 
 fn asked(space: &Space<'_>, name: &str, since: Instant) -> Vec<Request> {

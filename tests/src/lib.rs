@@ -27,6 +27,7 @@ pub mod process;
 pub mod proxy;
 pub mod sandbox;
 pub mod store;
+pub mod usage;
 pub mod wait;
 pub mod wire;
 

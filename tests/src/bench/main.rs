@@ -7,7 +7,6 @@ mod report;
 mod scaler;
 mod spawning;
 mod stage;
-mod usage;
 mod watched;
 mod worker;
 
@@ -16,6 +15,7 @@ use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use mayfly_service::Shutdown;
+use mayfly_tests::usage;
 use tokio::runtime::{Builder, Runtime};
 
 use self::{baseline::Bare, report::Figure, stage::Stage};

@@ -389,9 +389,10 @@ impl<'a> Space<'a> {
     pub async fn clean(&self) -> Result<()> {
         let namespaces = Api::<Namespace>::all(self.admin.0.clone());
         limited("delete a namespace", namespaces.delete(&self.namespace, &DeleteParams::default())).await?;
-        // Nobody plays for them any more: at once.
+        // Nobody plays for them any more: at once. Pods without a node go with the namespace.
         let at_once = DeleteParams::default().grace_period(0);
-        limited("delete pods", self.api::<Pod>().delete_collection(&at_once, &ListParams::default())).await?;
+        let on_nodes = ListParams::default().fields("spec.nodeName!=");
+        limited("delete pods", self.api::<Pod>().delete_collection(&at_once, &on_nodes)).await?;
         let classes = Api::<PriorityClass>::all(self.admin.0.clone());
         let ours = ListParams::default().labels(&format!("{}={}", objects::NODES, self.namespace));
         let as_usual = DeleteParams::default();

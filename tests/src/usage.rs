@@ -7,15 +7,18 @@ use rustix::param::clock_ticks_per_second;
 
 /// Memory in megabytes (10^6 bytes).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// Resident now.
-    pub(crate) resident: f64,
+    pub resident: f64,
     /// The most that was ever resident.
-    pub(crate) peak: f64,
+    pub peak: f64,
 }
 
 /// What process `pid` holds.
-pub(crate) fn memory(pid: i32) -> Result<Memory> {
+///
+/// # Errors
+/// When it does not exist.
+pub fn memory(pid: i32) -> Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| -> Result<f64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -26,8 +29,12 @@ pub(crate) fn memory(pid: i32) -> Result<Memory> {
     Ok(Memory { resident: field("VmRSS")?, peak: field("VmHWM")? })
 }
 
-/// The seconds of processor time that process `pid` has used, in user and kernel mode.
-pub(crate) fn processor_seconds(pid: i32) -> Result<f64> {
+/// The seconds of processor time that process `pid` has used, in user and kernel mode; counted in
+/// hundredths.
+///
+/// # Errors
+/// When it does not exist.
+pub fn processor_seconds(pid: i32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field may itself hold spaces and parentheses; after it comes field 3.
     let (_, rest) = stat.rsplit_once(')').context("unexpected format of /proc/PID/stat")?;
