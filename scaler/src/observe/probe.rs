@@ -78,10 +78,11 @@ impl Watched {
         }
     }
 
-    /// What is to be asked for now. Without the queue itself nobody needs its suspects.
-    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = &Probe> {
+    /// What is to be asked for now, in a `whole` look or between two of them. Without the queue itself nobody needs
+    /// its suspects.
+    pub(super) fn due(&self, whole: bool, now: Instant) -> impl Iterator<Item = &Probe> {
         let suspects = Some(&self.suspects).filter(|_| self.queue.present);
-        std::iter::once(&self.queue).chain(suspects).filter(move |probe| probe.is_due(now))
+        std::iter::once(&self.queue).chain(suspects).filter(move |probe| probe.is_due(whole, now))
     }
 
     /// Folds in an answer.
@@ -123,8 +124,8 @@ impl Probe {
         self.look_again
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        self.look_again.is_none_or(|again| again <= now)
+    fn is_due(&self, whole: bool, now: Instant) -> bool {
+        self.look_again.map_or(whole || !self.present, |again| again <= now)
     }
 
     fn take_in(&mut self, at: Instant, told: &Told, clock: &Clock, sight: &mut Sight) {

@@ -124,23 +124,29 @@ impl QueueWatch {
     /// Looks every `interval` until `stop`, then closes the connection.
     pub async fn run(mut self, interval: Duration, stop: CancellationToken) {
         let mut jitter = Jitter::default();
+        // When queues that are there are asked for again, however often others are meanwhile.
+        let mut next = Instant::now();
         loop {
+            let whole = Instant::now() >= next;
             let looked = tokio::select! {
                 () = stop.cancelled() => break,
-                looked = self.look() => looked,
+                looked = self.look(whole) => looked,
             };
-            let pause = match looked {
-                Ok(Looked::AtAll) => jitter.spread(interval),
-                Ok(Looked::AtSome) => FRESH.min(interval),
+            if whole {
+                next = Instant::now() + jitter.spread(interval);
+            }
+            let again = match looked {
+                Ok(Looked::AtAll) => next,
+                Ok(Looked::AtSome) => next.min(Instant::now() + FRESH),
                 Err(error) => {
                     self.all_unknown(&error);
-                    jitter.spread(interval)
+                    next
                 }
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.counted.notified() => {}
-                () = tokio::time::sleep(pause) => {}
+                () = self.counted.notified() => next = Instant::now(),
+                () = tokio::time::sleep_until(again) => {}
             }
         }
         if let Some(connection) = self.connection.take() {
@@ -148,8 +154,9 @@ impl QueueWatch {
         }
     }
 
-    /// One look at every queue that is due. An error concerns the connection, and so all of them.
-    async fn look(&mut self) -> Result<Looked, Error> {
+    /// One look at every queue that is due; those that are there are so in a `whole` look. An error concerns the
+    /// connection, and so all of them.
+    async fn look(&mut self, whole: bool) -> Result<Looked, Error> {
         let now = Instant::now();
         if self.connect_again.is_some_and(|again| now < again) {
             return Ok(Looked::AtAll);
@@ -172,13 +179,13 @@ impl QueueWatch {
                 }
             },
         };
-        let mut due = self.due(now);
+        let mut due = self.due(whole, now);
         let mut begun = now;
-        loop {
+        let looked = loop {
             // An error drops the connection with all its channels.
             let unanswered = self.ask(&connection, &due, now).await?;
             if !connection.is_worn() {
-                break;
+                break Looked::AtAll;
             }
             tokio::time::sleep_until(begun + FRESH).await;
             begun = Instant::now();
@@ -186,24 +193,27 @@ impl QueueWatch {
             close(connection).await;
             connection = self.connect().await?;
             due.retain(|question| unanswered.contains(&question.key));
-            // Queues that are there are looked at again before long.
-            if due.is_empty() || now.elapsed() >= HELD_BACK {
-                break;
+            if due.is_empty() {
+                break Looked::AtAll;
             }
-        }
+            // Queues that are there are looked at again before long.
+            if now.elapsed() >= HELD_BACK {
+                break Looked::AtSome;
+            }
+        };
         tracing::trace!(queues = self.watched.len(), took = ?now.elapsed(), "looked at the queues");
         self.connection = Some(connection);
-        Ok(if due.is_empty() { Looked::AtAll } else { Looked::AtSome })
+        Ok(looked)
     }
 
     /// What is to be asked for now, the longest due first: where refusals use up the channels, every queue has
     /// its turn.
-    fn due(&self, now: Instant) -> Vec<Question> {
+    fn due(&self, whole: bool, now: Instant) -> Vec<Question> {
         let mut due: Vec<_> = self
             .watched
             .iter()
             .enumerate()
-            .flat_map(|(index, watched)| watched.due(now).map(move |probe| (index, probe)))
+            .flat_map(|(index, watched)| watched.due(whole, now).map(move |probe| (index, probe)))
             .collect();
         due.sort_by_key(|(_, probe)| probe.due_since());
         // Names are borrowed by the questions, while answers change what else is known.

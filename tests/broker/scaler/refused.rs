@@ -1,6 +1,9 @@
 //! Queues that are missing or forbidden: what looking for them costs the broker, and when they are seen again.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use lapin::{options::QueueDeclareOptions, types::FieldTable};
@@ -16,6 +19,9 @@ use super::{
 const SEEN_AFTER: Duration = Duration::from_secs(10);
 /// Between two failing declares for one queue, at least (DESIGN §4: 0.2 a second).
 const REFUSED_EVERY: Duration = Duration::from_secs(5);
+/// How long looks at a queue that is there are counted, and how often is looked for a new one.
+const WATCHED: Duration = Duration::from_secs(6);
+const GLANCE: Duration = Duration::from_millis(20);
 /// How long they are counted.
 const COUNTED: Duration = Duration::from_secs(20);
 
@@ -24,6 +30,8 @@ on_each_release!(
     queues_that_come_back_are_seen_soon_with_few_channels,
     connections_that_are_lost_again_and_again_do_not_multiply_refusals,
     a_connection_with_too_few_channels_is_refused_in_words,
+    a_queue_that_is_there_is_asked_for_once_an_interval,
+    a_queue_that_is_there_is_asked_for_once_an_interval_beside_many_that_are_missing,
 );
 
 async fn queues_that_come_back_are_seen_soon_with_the_usual_number_of_channels(bed: &Bed) -> Result<()> {
@@ -130,6 +138,43 @@ async fn a_connection_with_too_few_channels_is_refused_in_words(bed: &Bed) -> Re
     ensure!(text.matches(": missing;").count() == 301 && !text.contains("no answer"), "{text}");
     let mut scaler = fleet.scaler("scaler", &[])?;
     all_are(&scaler, std::slice::from_ref(&bed.queue), "present", LATE).await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+async fn a_queue_that_is_there_is_asked_for_once_an_interval(bed: &Bed) -> Result<()> {
+    asked_for_once_an_interval(bed, 0).await
+}
+
+async fn a_queue_that_is_there_is_asked_for_once_an_interval_beside_many_that_are_missing(
+    bed: &Bed,
+) -> Result<()> {
+    asked_for_once_an_interval(bed, 120).await
+}
+
+/// So many missing queues use up the few channels again and again.
+async fn asked_for_once_an_interval(bed: &Bed, missing: usize) -> Result<()> {
+    let client = bed.client().await?;
+    client.declare(&bed.queue, Kind::Classic).await?;
+    let queues: Vec<_> = std::iter::once(bed.queue.clone())
+        .chain((0..missing).map(|n| format!("{}-{n}", bed.queue_name("missing"))))
+        .map(|name| json!({ "name": name }))
+        .collect();
+    let mut fleet = fleet(bed, "fleet", LONG, &json!({ "queues": queues, "max_workers": 0 }))?;
+    fleet.url = format!("{}?channel_max=4", bed.broker.url());
+    let mut scaler = fleet.scaler("scaler", &[("MAYFLY_CHECK_INTERVAL", "1s")])?;
+    all_are(&scaler, std::slice::from_ref(&bed.queue), "present", LATE).await?;
+    let mut looks = BTreeSet::new();
+    let begun = Instant::now();
+    while begun.elapsed() < WATCHED {
+        let status = scaler.status().await?;
+        looks.insert(status["queues"][&bed.queue]["facts"]["known"]["at"].to_string());
+        tokio::time::sleep(GLANCE).await;
+    }
+    // An interval is shorter by a tenth at most.
+    let most = usize::try_from(begun.elapsed().as_millis() / 900)? + 2;
+    ensure!(looks.len() <= most, "{} looks in {:?}", looks.len(), begun.elapsed());
+    ensure!(looks.len() > 2, "{looks:?}");
     ends(&mut scaler.process).await?;
     client.close().await
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
 use mayfly_tests::{Bed, Kind, bed::rounds, ids, on_each_release, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{SOON, ends, fleet, ready};
 
@@ -15,16 +15,31 @@ const WORKERS: usize = 3;
 /// For all to be done again.
 const DONE: Duration = Duration::from_secs(180);
 
-on_each_release!(a_broker_restarted_under_long_work_makes_no_surplus_launch);
+on_each_release!(
+    a_broker_restarted_under_long_work_makes_no_surplus_launch,
+    a_broker_restarted_under_long_work_with_an_slo_makes_no_surplus_launch,
+);
 
 async fn a_broker_restarted_under_long_work_makes_no_surplus_launch(bed: &Bed) -> Result<()> {
+    restarted(bed, &json!({})).await
+}
+
+async fn a_broker_restarted_under_long_work_with_an_slo_makes_no_surplus_launch(bed: &Bed) -> Result<()> {
+    // What waits is late at once: whoever counted it would launch.
+    restarted(bed, &json!({ "slo": "1s" })).await
+}
+
+/// All workers are busy, and there is room for more, when the broker is restarted.
+async fn restarted(bed: &Bed, promise: &Value) -> Result<()> {
     let mut node = bed.own_node().await?;
     let client = node.broker().client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
     let published = client.publish(&bed.queue, WORKERS).await?;
     client.close().await?;
     let work = if rounds(20) == 20 { WORK[0] } else { WORK[1] };
-    let changes = json!({ "launch_interval": "100ms", "max_workers": 3 * WORKERS });
+    let mut queue = promise.clone();
+    queue["name"] = json!(bed.queue);
+    let changes = json!({ "queues": [queue], "launch_interval": "100ms", "max_workers": 3 * WORKERS });
     let mut fleet = fleet(bed, "fleet", work, &changes)?;
     fleet.url = node.broker().url();
     let mut scaler = fleet.scaler("scaler", &[])?;

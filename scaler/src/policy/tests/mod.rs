@@ -5,6 +5,7 @@ mod age;
 mod age_counted;
 mod arrivals;
 mod attended;
+mod back;
 mod breaker;
 mod decide;
 mod differential;
