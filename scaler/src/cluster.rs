@@ -114,6 +114,12 @@ impl Cluster {
         &self.namespace
     }
 
+    /// Whether what has time until later may be asked now, without making a launch wait for its turn.
+    #[must_use]
+    pub fn has_leisure(&self) -> bool {
+        self.pace.has_leisure()
+    }
+
     /// Reads one object.
     ///
     /// # Errors

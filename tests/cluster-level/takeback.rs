@@ -73,14 +73,14 @@ fn workers_that_found_no_room_are_taken_back_when_the_others_have_done_the_work(
 
         ids::assert_same("published", &published, "done", &workers.done())?;
         let burst: Vec<_> = workers.iter().filter(is_of_the_burst).collect();
-        let (placed, waited): (Vec<_>, Vec<_>) = burst.into_iter().partition(|worker| worker.node.is_some());
-        ensure!(placed.len() == ROOM, "{} of {ROOM} found a node:\n{workers}", placed.len());
+        let (ran, waited): (Vec<_>, Vec<_>) = burst.into_iter().partition(|worker| worker.node.is_some());
+        ensure!(ran.len() == ROOM, "{} of {ROOM} found a node:\n{workers}", ran.len());
         for worker in &waited {
             let taken_back = matches!(worker.outcome, Some(Outcome::Failed(_))) && !worker.log.has_begun;
             ensure!(taken_back, "not taken back: {worker:?}");
         }
-        let empty_handed = placed.iter().filter(|worker| worker.log.done.is_empty()).count();
-        let last = placed.iter().filter_map(|worker| worker.ended).max().context("none has ended")?;
+        let empty_handed = ran.iter().filter(|worker| worker.log.done.is_empty()).count();
+        let last = ran.iter().filter_map(|worker| worker.ended).max().context("none has ended")?;
         let left_after = Duration::from_millis(last).saturating_sub(emptied);
         site.tell(&format!(
             "{} were taken back, {empty_handed} came for nothing, the last one left {:.0} s after all was done",

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 const EACH: Duration = Duration::from_millis(250);
 /// So many may follow each other at once.
 const BURST: u32 = 8;
+/// A launch needs so many: it reads state, Jobs, pods and template, and writes state and Job.
+const LAUNCH: u32 = 6;
 /// Nobody waits longer than this, however much was asked before.
 const LONGEST: Duration = Duration::from_secs(2);
 
@@ -27,6 +29,16 @@ impl Pace {
     /// Takes a turn, and tells how long to wait for it.
     pub(super) fn turn(&self) -> Duration {
         self.turn_at(Instant::now())
+    }
+
+    /// Whether a launch would not have to wait now: what has time until later leaves it its turns.
+    pub(super) fn has_leisure(&self) -> bool {
+        self.has_leisure_at(Instant::now())
+    }
+
+    fn has_leisure_at(&self, now: Instant) -> bool {
+        let even = *self.even.lock().unwrap_or_else(PoisonError::into_inner);
+        even.is_none_or(|even| even.saturating_duration_since(now) <= EACH * (BURST - LAUNCH))
     }
 
     fn turn_at(&self, now: Instant) -> Duration {
@@ -63,6 +75,20 @@ mod tests {
         for n in 0..1000 {
             assert_eq!(pace.turn_at(begun + n * Duration::from_millis(333)), Duration::ZERO);
         }
+    }
+
+    #[test]
+    fn what_asks_only_at_leisure_leaves_a_launch_its_turns() {
+        let (pace, begun) = (Pace::default(), Instant::now());
+        for n in 0..1000 {
+            let now = begun + n * Duration::from_millis(10);
+            if pace.has_leisure_at(now) {
+                assert_eq!(pace.turn_at(now), Duration::ZERO);
+            }
+        }
+        let now = begun + Duration::from_secs(10);
+        assert!((0..LAUNCH - 1).all(|_| pace.turn_at(now).is_zero()));
+        assert!(!pace.has_leisure_at(now));
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         self.take_over();
         let config = Arc::clone(&self.config);
         // While an act runs it has the fresher view: reading beside it would only bring an older one.
-        if self.acting.is_none() {
+        if self.acting.is_none() && self.actor.launcher.has_leisure() {
             self.refresh().await;
         }
         let now = self.actor.clock.now();
@@ -343,7 +343,7 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         {
             tracing::error!(error = %chain(&panic), "an event's telling ended abnormally");
         }
-        if telling.is_some() {
+        if telling.is_some() || !actor.launcher.has_leisure() {
             return;
         }
         let Some(news) = bulletin.due(now) else { return };

@@ -51,6 +51,11 @@ pub trait Launcher: Send + Sync + 'static {
         BTreeMap::new()
     }
 
+    /// Whether there is time for what can wait: routine looks and what is told must not make a launch wait.
+    fn has_leisure(&self) -> bool {
+        true
+    }
+
     /// How often to list: while work waits or a worker is pending, and otherwise.
     fn cadence(&self) -> Cadence;
 }

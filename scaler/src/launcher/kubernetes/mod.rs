@@ -343,6 +343,10 @@ impl Launcher for KubernetesLauncher {
         lock(&self.templates).missing(config, Instant::now(), now)
     }
 
+    fn has_leisure(&self) -> bool {
+        self.cluster.has_leisure()
+    }
+
     fn cadence(&self) -> Cadence {
         let second = Duration::from_secs(1);
         Cadence { busy: second, idle: 10 * second, after_act: second }

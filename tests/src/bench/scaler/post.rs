@@ -14,8 +14,8 @@ use super::{SETTLE, START_LIMIT, launch};
 use crate::{report::Figure, stage::Stage};
 
 /// The scaler sends the API server four requests a second in the long run, after a burst of eight, and a launch with all
-/// that follows is twelve.
-const APART: Duration = Duration::from_secs(3);
+/// that follows is fourteen.
+const APART: Duration = Duration::from_millis(3500);
 /// Room for all workers, which stay until the end.
 const ROOM: u32 = 1000;
 
