@@ -28,7 +28,7 @@ pub trait Launcher: Send + Sync + 'static {
         pool: &PoolConfig,
     ) -> impl Future<Output = Result<Launched, LaunchError>> + Send;
 
-    /// Takes a worker back, only if nothing of it has started.
+    /// Takes a worker back, only if nothing of it has started since it was listed.
     fn remove(&self, worker: &Worker, now: Time)
     -> impl Future<Output = Result<Removed, LaunchError>> + Send;
 

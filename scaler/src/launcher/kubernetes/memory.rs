@@ -172,10 +172,11 @@ impl Memory {
         known.asked = Some((now, object));
     }
 
-    /// The Job of this name.
-    pub(super) fn uid(&self, name: &str) -> Option<String> {
+    /// The uid of the Job of this name, and its pod as it was listed last, if it was.
+    pub(super) fn job_and_pod(&self, name: &str) -> Option<(String, Option<Pod>)> {
         let named = |known: &&Known| known.job.metadata.name.as_deref() == Some(name);
-        self.jobs.values().find(named)?.job.metadata.uid.clone()
+        let known = self.jobs.values().find(named)?;
+        Some((known.job.metadata.uid.clone()?, known.pod.clone().filter(|_| known.listed)))
     }
 
     /// Failed Jobs beyond the [`FAILED_KEPT`] newest of each pool, the oldest first: those of `counted`, of which

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use self::{
     memory::Memory,
-    names::{CONTROLLER, Identity},
+    names::Identity,
     template::Built,
     templates::Templates,
 };
@@ -291,18 +291,14 @@ impl Launcher for KubernetesLauncher {
 
     async fn remove(&self, worker: &Worker, now: Time) -> Result<Removed, LaunchError> {
         let what = || format!("removal of {}", worker.name);
-        let Some(uid) = self.memory().uid(&worker.name) else { return Ok(Removed::TooLate) };
-        let its_pods = ListParams::default().labels(&format!("{CONTROLLER}={uid}"));
-        let pods = self.cluster.list::<Pod>("list a job's pods", &its_pods).await;
-        let pods = pods.map_err(|error| failed(what(), error))?;
-        let Some(pod) = pods.first() else { return self.remove_podless(worker, &uid, now).await };
-        let untouched = |pod: &Pod| {
-            !phase::has_started(pod) && !phase::has_ended(pod) && pod.metadata.deletion_timestamp.is_none()
-        };
-        if !pods.iter().all(untouched) {
+        let found = self.memory().job_and_pod(&worker.name);
+        let Some((uid, pod)) = found else { return Ok(Removed::TooLate) };
+        let Some(pod) = pod else { return self.remove_podless(worker, &uid, now).await };
+        let gone = phase::has_ended(&pod) || pod.metadata.deletion_timestamp.is_some();
+        if gone || phase::has_started(&pod) {
             return Ok(Removed::TooLate);
         }
-        // Only as it was read just now: if anything of it has started since, it stays.
+        // Only as it was listed: if anything of it has started since, it stays.
         let how = DeleteParams::default().preconditions(just(&pod.metadata));
         let name = pod.metadata.name.clone().unwrap_or_default();
         crash_point("before-remove");
