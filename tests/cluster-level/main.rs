@@ -7,4 +7,3 @@ mod lead;
 mod nodes;
 mod rows;
 mod site;
-mod takeback;
