@@ -170,8 +170,8 @@ impl Scene<'_> {
         }
         let (surplus, since) = match &self.pool.slo {
             Some(slo) => {
-                let (least, since) = self.memory.surplus(&self.pool.name)?;
-                (least.min(self.surplus(slo)), since)
+                let known = self.memory.surplus(&self.pool.name)?;
+                (known.least().min(self.surplus(slo)), known.since())
             }
             None if self.need.ready > 0 => return None,
             None => (u32::MAX, self.memory.empty_since(&self.pool.name)?),

@@ -16,6 +16,7 @@ use super::{
     decide::Scene,
     saturation::{PaceMemory, Saturated},
     served::{Served, ServiceSource},
+    surplus::Surplus,
 };
 use crate::{
     config::{Config, PoolConfig},
@@ -32,7 +33,7 @@ pub struct Memory {
     /// By pool: how long work takes, as far as the broker's counters tell.
     served: BTreeMap<String, Served>,
     /// By pool with an SLO: how many pending workers nothing needed, at least, since when.
-    surplus: BTreeMap<String, (u32, Time)>,
+    surplus: BTreeMap<String, Surplus>,
     /// By pool with a saturation guard: what it got done with how many workers.
     paces: BTreeMap<String, PaceMemory>,
     /// By pool: since when all its queues are known to be empty.
@@ -115,15 +116,15 @@ fn remember_surplus(
     memory: &Memory,
     observation: &Observation,
     config: &Config,
-) -> BTreeMap<String, (u32, Time)> {
+) -> BTreeMap<String, Surplus> {
     let surplus_of = |pool: &PoolConfig| {
         let slo = pool.slo.as_ref()?;
         let now = observation.latest()?;
         let state = observation.state.known()?.pool(&pool.name);
         let scene = Scene::of(pool, &state, memory, observation, config, now).ok()?;
         let surplus = Some(scene.surplus(slo)).filter(|surplus| *surplus > 0)?;
-        let (least, since) = memory.surplus(&pool.name).unwrap_or((surplus, now));
-        Some((pool.name.clone(), (least.min(surplus), since)))
+        let before = memory.surplus.get(&pool.name).cloned();
+        Some((pool.name.clone(), Surplus::observe(before, surplus, pool.withdraw_after, now)))
     };
     config.pools.iter().filter_map(surplus_of).collect()
 }
@@ -368,9 +369,9 @@ impl Memory {
         }
     }
 
-    /// How many pending workers of a pool with an SLO nothing needs, and since when.
-    pub(super) fn surplus(&self, pool: &str) -> Option<(u32, Time)> {
-        self.surplus.get(pool).copied()
+    /// How many pending workers of a pool with an SLO nothing needs, if there are any.
+    pub(super) fn surplus(&self, pool: &str) -> Option<&Surplus> {
+        self.surplus.get(pool)
     }
 
     /// Whether the last two of a pool's ready `workers` brought nothing but slower work.

@@ -22,6 +22,7 @@ mod saturation;
 mod served;
 mod share;
 mod slo;
+mod surplus;
 mod waiting;
 
 pub use age::{Age, AgeSource, QueueMarks};

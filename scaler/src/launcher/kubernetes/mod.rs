@@ -29,12 +29,7 @@ use mayfly_service::{chain, crash::crash_point, deadline};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::{
-    memory::Memory,
-    names::Identity,
-    template::Built,
-    templates::Templates,
-};
+use self::{memory::Memory, names::Identity, template::Built, templates::Templates};
 use super::{Cadence, LaunchError, Launched, Launcher, Look, News, Plan, Removed};
 use crate::{
     cluster::{CallError, Cluster},
