@@ -7,3 +7,4 @@ mod lead;
 mod nodes;
 mod rows;
 mod site;
+mod takeback;
