@@ -51,6 +51,7 @@ impl Hold {
                 "when the pending worker is ready, or given up".to_owned()
             }
             Self::WaitingForPending { .. } => "when pending workers are ready, or given up".to_owned(),
+            Self::WaitingForLook => "after the next look, if messages still wait".to_owned(),
             Self::AtCapacity { cause: PendingCause::Quota, .. } => {
                 "when Jobs or pods of the namespace have ended, or with a higher resource quota".to_owned()
             }

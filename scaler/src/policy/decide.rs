@@ -241,6 +241,9 @@ impl Scene<'_> {
         if need.ready == 0 {
             return Err(self.nothing_waits());
         }
+        if self.a_worker_came_since_the_look() {
+            return Err(Hold::WaitingForLook);
+        }
         if let Some(slo) = &pool.slo {
             let launch = self.planned(slo, room)?;
             return self.saturated().map_or(Ok(launch), Err);
@@ -283,6 +286,14 @@ impl Scene<'_> {
                 _ => None,
             }
         })
+    }
+
+    /// Whether what waited at the last look may be in the hands of a worker by now that was not ready then.
+    fn a_worker_came_since_the_look(&self) -> bool {
+        let since_the_look = |since| self.need.seen.is_some_and(|seen| seen < since) && since <= self.now;
+        self.workers
+            .iter()
+            .any(|worker| matches!(worker.phase, Phase::Ready { since } if since_the_look(since)))
     }
 
     fn nothing_waits(&self) -> Hold {

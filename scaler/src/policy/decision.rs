@@ -144,6 +144,8 @@ pub enum Hold {
         /// What the cluster says about it.
         detail: Option<String>,
     },
+    /// A worker has become ready since the queues were looked at: what waited then, it may have taken.
+    WaitingForLook,
     /// The cluster has no room for another worker now.
     AtCapacity {
         /// What says so: why a pending worker gets no further, or why a launch was refused.
@@ -309,6 +311,7 @@ impl Hold {
             Self::QueueMissing { .. } => "QueueMissing",
             Self::TemplateMissing { .. } => "TemplateMissing",
             Self::WaitingForPending { .. } => "WaitingForPending",
+            Self::WaitingForLook => "WaitingForLook",
             Self::AtCapacity { .. } => "AtCapacity",
             Self::Pacing { .. } => "Pacing",
             Self::BelowThreshold { .. } => "BelowThreshold",
@@ -352,6 +355,8 @@ impl fmt::Display for Hold {
                     explained(detail.as_ref())
                 )
             }
+            Self::WaitingForLook => formatter
+                .write_str("a worker became ready after the last look, and may have taken what waits"),
             Self::AtCapacity { cause, detail } => {
                 // No autoscaler said so: it may only be slow.
                 let unconfirmed = if *cause == PendingCause::NoRoom { " (unconfirmed)" } else { "" };

@@ -30,6 +30,8 @@ pub(super) struct Need {
     pub(super) ready: u64,
     /// The same by queue.
     pub(super) queues: BTreeMap<String, QueueNeed>,
+    /// When the oldest of the looks was sent that found them.
+    pub(super) seen: Option<Time>,
     /// The greatest estimated age over the known queues.
     pub(super) age: Option<Age>,
     /// The first queue that is unknown.
@@ -77,7 +79,7 @@ impl Need {
                         need.unknown = need.unknown.or_else(|| Some((queue.clone(), unknown)));
                         continue;
                     }
-                    need.add(*ready, memory.age(queue, now));
+                    need.add(*ready, fact.at(), memory.age(queue, now));
                     need.queues.insert(queue.clone(), QueueNeed { ready: *ready, ..QueueNeed::default() });
                     // Without the queue itself no worker starts, so its suspects need none either.
                     if let Some(fact) = observation.suspects.get(queue) {
@@ -107,7 +109,7 @@ impl Need {
         match fact.fresh(now, stale) {
             Ok(QueueFacts::Present { ready, .. }) => {
                 let age = memory.suspects_age(queue, now);
-                self.add(*ready, age);
+                self.add(*ready, fact.at(), age);
                 if let Some(need) = self.queues.get_mut(queue) {
                     need.suspects = *ready;
                     need.suspects_age = age.map_or(Duration::ZERO, |age| age.estimate);
@@ -118,8 +120,11 @@ impl Need {
         }
     }
 
-    fn add(&mut self, ready: u64, age: Option<Age>) {
+    fn add(&mut self, ready: u64, seen: Option<Time>, age: Option<Age>) {
         self.ready += ready;
+        if ready > 0 {
+            self.seen = self.seen.into_iter().chain(seen).min();
+        }
         if age.map(|age| age.estimate) > self.age.map(|age| age.estimate) {
             self.age = age;
         }

@@ -32,6 +32,7 @@ fn holds() -> Vec<Hold> {
         pending(3, PendingCause::Starting, None),
         capacity(PendingCause::Quota),
         capacity(PendingCause::NoRoom),
+        Hold::WaitingForLook,
         Hold::Pacing { until: in_future(4) },
         Hold::BelowThreshold { ready: 3, target: 5, age: seconds(20), limit: seconds(60) },
         Hold::WouldArriveTooLate { drains_in: seconds(30), lead: seconds(90) },
@@ -92,6 +93,8 @@ fn every_reason_to_hold_says_what_would_have_to_change() {
         launches when Jobs or pods of the namespace have ended, or with a higher resource quota
     AtCapacity: hold: at capacity (unconfirmed): no room on any node: 0/3 nodes
         launches when the pending worker has found room
+    WaitingForLook: hold: a worker became ready after the last look, and may have taken what waits
+        launches after the next look, if messages still wait
     Pacing: hold: the next launch may be at 2027-01-15T08:00:04.000Z
         launches after 2027-01-15T08:00:04.000Z, if messages still wait
     BelowThreshold: hold: 3 messages wait, not more than 5; the oldest for 20.0 s of 60.0 s
@@ -130,9 +133,10 @@ fn the_table_has_every_reason_to_hold() {
         Hold::NothingHelps { .. } => 14,
         Hold::DownstreamSaturated { .. } => 15,
         Hold::TemplateMissing { .. } => 16,
+        Hold::WaitingForLook => 17,
     };
     let numbers: std::collections::BTreeSet<_> = holds().iter().map(number).collect();
-    assert_eq!(numbers, (0..17).collect());
+    assert_eq!(numbers, (0..18).collect());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Every reason to launch and to hold (facts: the pseudo-code of the policy, top to bottom).
 
 use super::{super::*, scene::*};
-use crate::config::PoolConfig;
+use crate::config::{PoolConfig, SloConfig, Start};
 
 fn hold(hold: Hold) -> Decision {
     Decision::Hold(hold)
@@ -288,6 +288,60 @@ fn launches_keep_their_distance_from_settled_and_intended_ones() {
         ("10 s after it", paced(Some(10), vec![]), launches([0, 1, 2, 3, 4], DEPTH)),
         ("an intent is a launch", paced(Some(100), vec![intent(1, ago(4))]), until(6)),
         ("the later of both counts", paced(Some(2), vec![intent(1, ago(4))]), until(8)),
+    ]);
+}
+
+#[test]
+fn what_waited_before_a_worker_became_ready_is_looked_at_again() {
+    let slo = SloConfig { targets: vec![seconds(60)], pods_per_node: None, start: Start::Immediate };
+    let came = |since| worker(1, Phase::Ready { since });
+    let seen = |at, workers: Vec<Worker>| Scene {
+        queues: vec![("q", Fact::Known { value: waiting(1), at })],
+        ..Scene::with_workers(workers)
+    };
+    let with_slo = |scene: Scene| Scene { pool: PoolConfig { slo: Some(slo.clone()), ..pool("p") }, ..scene };
+    let one = LaunchReason::DepthAbove { ready: 1, target: 0 };
+    let learning = LaunchReason::Learning { ready: 1 };
+    check(vec![
+        ("ready after the look", seen(ago(2), vec![came(ago(1))]), hold(Hold::WaitingForLook)),
+        ("with an slo", with_slo(seen(ago(2), vec![came(ago(1))])), hold(Hold::WaitingForLook)),
+        ("ready just now", seen(ago(1), vec![came(NOW)]), hold(Hold::WaitingForLook)),
+        ("looked at since", seen(ago(1), vec![came(ago(1))]), launches([1], one)),
+        ("looked at since, with an slo", with_slo(seen(NOW, vec![came(ago(1))])), launches([1], learning)),
+        ("a clock ahead of ours proves nothing", seen(ago(1), vec![came(in_future(1))]), launches([1], one)),
+        (
+            "nothing waits",
+            Scene {
+                queues: vec![("q", Fact::Known { value: waiting(0), at: ago(2) })],
+                ..Scene::with_workers([came(ago(1))])
+            },
+            hold(Hold::Empty),
+        ),
+        (
+            "the older of two looks counts",
+            Scene {
+                queues: vec![("q", Fact::Known { value: waiting(1), at: ago(2) }), ("r", known(waiting(1)))],
+                ..seen(NOW, vec![came(ago(1))])
+            },
+            hold(Hold::WaitingForLook),
+        ),
+        (
+            "but only of those that found something",
+            Scene {
+                queues: vec![("q", Fact::Known { value: waiting(0), at: ago(2) }), ("r", known(waiting(1)))],
+                ..seen(NOW, vec![came(ago(1))])
+            },
+            launches([1], one),
+        ),
+        (
+            "suspects wait as well",
+            Scene {
+                suspects: vec![("q", Fact::Known { value: waiting(1), at: ago(2) })],
+                queues: vec![("q", known(waiting(0)))],
+                ..seen(NOW, vec![came(ago(1))])
+            },
+            hold(Hold::WaitingForLook),
+        ),
     ]);
 }
 
