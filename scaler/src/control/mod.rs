@@ -180,9 +180,10 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             refused: self.setup.borrow().refused.clone(),
             ..Status::of(&config, &self.memory, &observation, &decisions, now)
         })));
+        let has_chores = unjudged || self.view.amended || persist_estimates;
         if !self.dry_run
             && self.acting.is_none()
-            && (wants_to_act || unjudged || self.view.amended || persist_estimates || intents)
+            && (wants_to_act || intents || has_chores && self.actor.launcher.has_leisure())
         {
             let actor = Arc::clone(&self.actor);
             let brief = Brief {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::{SETTLE, START_LIMIT, launch};
 use crate::{report::Figure, stage::Stage};
 
-/// The scaler sends the API server four requests a second in the long run, after a burst of eight, and a launch with all
+/// The scaler sends the API server four requests a second in the long run, after a burst of twelve, and a launch with all
 /// that follows is fourteen.
 const APART: Duration = Duration::from_millis(3500);
 /// Room for all workers, which stay until the end.
