@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
 use mayfly_service::report::ExitReason;
 use mayfly_tests::{
-    Bed, Client, Kind,
+    Bed, Client, Kind, Signal,
     bed::rounds,
     ids::{self, Ids},
     on_each_release,
@@ -109,11 +109,16 @@ async fn an_idle_worker_is_seen_while_it_lives_and_leaves_nothing(bed: &Bed) -> 
     let crew = Crew::new(bed);
     let client = bed.client().await?;
     client.declare(&bed.queue, Kind::Quorum).await?;
-    let mut worker = crew.start("worker", &["sleep", "--queue", &bed.queue, "--max-idle", "8s"])?;
-    worker.is("ready").await?;
+    let mut patient = crew.start("patient", &["sleep", "--queue", &bed.queue, "--max-idle", "1h"])?;
+    patient.is("ready").await?;
     // Else the look for leftovers would be blind.
     ensure!(crew.running().len() == 1 && client.depth(&bed.queue).await?.consumers == 1);
     ensure!(crew.connections().await? == [format!("mayfly-worker {}", bed.queue)]);
+    patient.process.signal(Signal::TERM)?;
+    patient.ends_with(exit::OK).await?;
+    crew.nothing_is_left(&[&bed.queue]).await?;
+
+    let mut worker = crew.start("worker", &["sleep", "--queue", &bed.queue, "--max-idle", "100ms"])?;
     let report = worker.ends_with(exit::OK).await?;
     ensure!(report.reason == ExitReason::Idle && report.messages == 0, "{report:?}");
     ensure!(worker.events()? == ["started", "ready", "draining", "exit"], "{:?}", worker.events());
