@@ -82,6 +82,12 @@ impl Connection {
         self.inner.configuration().channel_max()
     }
 
+    /// How many bytes a frame can have: the least of what the broker and the URL allow.
+    #[must_use]
+    pub fn frame_max(&self) -> u32 {
+        self.inner.configuration().frame_max()
+    }
+
     /// Whether the connection is usable as far as we know.
     #[must_use]
     pub fn is_alive(&self) -> bool {

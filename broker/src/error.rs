@@ -114,6 +114,18 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// A message was not sent: all its headers must go into one frame.
+    #[error(
+        "the headers of a message for queue {queue:?} take a frame of {bytes} bytes, {most} are possible (frame_max)"
+    )]
+    HeadersTooLarge {
+        /// The queue it was meant for.
+        queue: String,
+        /// What the frame would have, with what the broker may add to it.
+        bytes: usize,
+        /// How many it can have on this connection.
+        most: u32,
+    },
     /// No queue can have this name: it is longer than 255 bytes.
     #[error("queue name of {length} bytes is too long (255 at most)")]
     NameTooLong {
@@ -154,6 +166,7 @@ mod reply {
     pub(super) const NOT_FOUND: u16 = 404;
     pub(super) const RESOURCE_LOCKED: u16 = 405;
     pub(super) const PRECONDITION_FAILED: u16 = 406;
+    pub(super) const FRAME_ERROR: u16 = 501;
     pub(super) const NOT_ALLOWED: u16 = 530;
 }
 
@@ -173,6 +186,13 @@ impl Error {
         )
     }
 
+    /// Whether the connection ended because the broker sent a frame larger than it may be there: a message whose
+    /// headers need that much. It comes again to whoever consumes next.
+    #[must_use]
+    pub fn wants_larger_frames(&self) -> bool {
+        matches!(self, Self::Lost { source: Some(cause), .. } if cause.reply_code() == Some(reply::FRAME_ERROR))
+    }
+
     /// The exit code of a program that ends with this error.
     #[must_use]
     pub const fn exit_code(&self) -> ExitCode {
@@ -187,6 +207,7 @@ impl Error {
             | Self::Forbidden { .. }
             | Self::Conflict { .. }
             | Self::Refused { .. }
+            | Self::HeadersTooLarge { .. }
             | Self::NameTooLong { .. }
             | Self::Unroutable { .. } => ExitCode::Config,
         }
@@ -352,6 +373,14 @@ mod tests {
         assert!(!publish(soft(AMQPSoftError::ACCESSREFUSED)).is_transient());
         assert!(publish(hard(AMQPHardError::CONNECTIONFORCED, "")).is_transient());
         assert!(publish(soft(AMQPSoftError::NOTFOUND)).is_transient());
+    }
+
+    #[test]
+    fn a_frame_that_was_too_large_is_told_from_other_ends() {
+        let lost = |error| Error::lost("consume", error);
+        assert!(lost(hard(AMQPHardError::FRAMEERROR, "frame too large: 204900 bytes")).wants_larger_frames());
+        assert!(!lost(hard(AMQPHardError::CONNECTIONFORCED, "")).wants_larger_frames());
+        assert!(!lost(io()).wants_larger_frames());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 
 use lapin::{
     BasicProperties,
+    protocol::basic::gen_properties,
     types::{AMQPValue, FieldTable, ShortString},
 };
 use uuid::Uuid;
@@ -24,7 +25,7 @@ pub mod header {
     /// How often a worker died while this message alone was in work.
     pub const DEATHS: &str = "x-mayfly-deaths";
     /// What brought a message into the dead-letter queue: `rejected` by its handler, its `attempts` are used
-    /// up, or `suspect`: it brought down its workers.
+    /// up, `suspect`: it brought down its workers, or `headers`: they are too large for where it should go.
     pub const REASON: &str = "x-mayfly-reason";
     /// What is left of a `message_id` that was no UTF-8, on messages that we forward.
     pub const DAMAGED_ID: &str = "x-mayfly-damaged-id";
@@ -79,6 +80,9 @@ const PERSISTENT: u8 = 2;
 /// Headers that belong to the delivery at hand: `CC` and `BCC` would send copies to other queues again, the
 /// counts would make a message that was published just now look like one that came back.
 const NOT_FORWARDED: [&str; 4] = ["CC", "BCC", header::DELIVERY_COUNT, header::ACQUIRED_COUNT];
+
+/// What a frame with properties has besides them: its type, channel, length and end; class, weight, body's size.
+const HEADER_FRAME: usize = 8 + 12;
 
 /// Sets one textual property.
 type WithText = fn(BasicProperties, ShortString) -> BasicProperties;
@@ -231,6 +235,42 @@ impl Outgoing {
     pub fn text_header(&self, name: &str) -> Option<String> {
         text_header(&self.properties, name)
     }
+
+    /// The size of the frame that carries all its properties, in bytes.
+    #[must_use]
+    pub fn header_frame(&self) -> usize {
+        let written = gen_properties(&self.properties)(Vec::new().into());
+        // What can't be written fits nowhere.
+        written.map_or(usize::MAX, |written| HEADER_FRAME + written.into_inner().0.len())
+    }
+
+    /// Sets a header.
+    pub fn set_header(&mut self, name: &str, value: Header) {
+        self.change_headers(|headers| headers.insert(cut(name.to_owned()), value.into()));
+    }
+
+    /// Leaves out the headers of these names. Whether there was one.
+    pub fn remove_headers(&mut self, names: &[&str]) -> bool {
+        self.change_headers(|headers| {
+            let before = headers.len();
+            headers.retain(|name, _| !names.contains(&name.as_str()));
+            headers.len() < before
+        })
+    }
+
+    /// Leaves out all headers. Whether there was one.
+    pub fn clear_headers(&mut self) -> bool {
+        self.change_headers(|headers| !std::mem::take(headers).is_empty())
+    }
+
+    fn change_headers<T>(&mut self, change: impl FnOnce(&mut BTreeMap<ShortString, AMQPValue>) -> T) -> T {
+        let properties = std::mem::take(&mut self.properties);
+        let mut headers =
+            properties.headers().as_ref().map(|table| table.inner().clone()).unwrap_or_default();
+        let result = change(&mut headers);
+        self.properties = properties.with_headers(headers.into());
+        result
+    }
 }
 
 // === impl Header ===
@@ -306,6 +346,20 @@ mod tests {
 
     fn headers(entries: &[(&str, AMQPValue)]) -> FieldTable {
         entries.iter().map(|(name, value)| ((*name).into(), value.clone())).collect::<BTreeMap<_, _>>().into()
+    }
+
+    #[test]
+    fn the_frame_of_a_message_is_known_to_the_byte() {
+        let mut outgoing = message(BasicProperties::default()).forward("q", BTreeMap::new());
+        // Flags, an empty table, the delivery mode, a new id.
+        assert_eq!(outgoing.header_frame(), 20 + 2 + 4 + 1 + 1 + 36);
+        outgoing.set_header("name", Header::Text("text".to_owned()));
+        outgoing.set_header("number", Header::Number(1));
+        assert_eq!(outgoing.header_frame(), 64 + (1 + 4 + 1 + 4 + 4) + (1 + 6 + 1 + 8));
+        assert!(outgoing.remove_headers(&["name", "absent"]) && !outgoing.remove_headers(&["name"]));
+        assert_eq!(outgoing.count("number"), Some(1));
+        assert!(outgoing.clear_headers() && !outgoing.clear_headers());
+        assert_eq!(outgoing.header_frame(), 64);
     }
 
     #[test]

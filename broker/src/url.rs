@@ -82,6 +82,19 @@ impl BrokerUrl {
         self
     }
 
+    /// The same URL with `frame_max` bytes per frame, whatever it said before.
+    #[must_use]
+    pub const fn with_frame_max(mut self, frame_max: u32) -> Self {
+        self.uri.query.frame_max = Some(frame_max);
+        self
+    }
+
+    /// How many bytes per frame it asks for; `None`: as many as the broker allows.
+    #[must_use]
+    pub fn frame_max(&self) -> Option<u32> {
+        self.uri.query.frame_max.filter(|frame_max| *frame_max > 0)
+    }
+
     /// The same URL with `tls` for its TLS, after a look at whether all of it can be used.
     ///
     /// # Errors
@@ -264,6 +277,8 @@ mod tests {
         assert_eq!((url.uri().query.heartbeat, url.uri().query.frame_max), (Some(15), Some(8192)));
         let url = parse("amqp://u:p@h/?heartbeat=3&frame_max=4096").with_default_frame_max(8192);
         assert_eq!((url.uri().query.heartbeat, url.uri().query.frame_max), (Some(3), Some(4096)));
+        assert_eq!(url.with_frame_max(16_384).frame_max(), Some(16_384));
+        assert_eq!(parse("amqp://h/?frame_max=0").with_default_frame_max(8192).frame_max(), None);
     }
 
     #[test]

@@ -83,7 +83,8 @@ fn next_step(error: &BrokerError) -> Option<String> {
         | BrokerError::TooFewChannels { .. }
         | BrokerError::Lost { .. }
         | BrokerError::Unroutable { .. }
-        | BrokerError::NameTooLong { .. } => {
+        | BrokerError::NameTooLong { .. }
+        | BrokerError::HeadersTooLarge { .. } => {
             return None;
         }
     };

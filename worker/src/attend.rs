@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use mayfly_broker::Message;
+use mayfly_broker::{Error, Message};
 use mayfly_service::{chain, crash::crash_point, report::ExitReason};
 use tokio::time::Instant;
 
@@ -140,10 +140,9 @@ impl<H: Handler> Attendant<H> {
         forward: Forward,
         interrupt: &Interrupt,
     ) -> Result<Verdict, (ExitReason, String)> {
-        let Forward { message, verdict, .. } = forward;
         tokio::select! {
-            published = self.forwarder.publish(&message) => {
-                published.map_err(|error| (ExitReason::Misconfigured, chain(&error)))?;
+            published = self.published(forward) => {
+                let verdict = published.map_err(|error| (ExitReason::Misconfigured, chain(&error)))?;
                 crash_point("after-retry-publish");
                 Ok(verdict)
             }
@@ -154,6 +153,22 @@ impl<H: Handler> Attendant<H> {
                     () = tokio::time::sleep(LAST_WORDS) => {}
                 }
             } => Ok(Verdict::Interrupted),
+        }
+    }
+
+    /// The same without an end, smaller if it must be.
+    async fn published(&self, mut forward: Forward) -> Result<Verdict, Error> {
+        loop {
+            let error = match self.forwarder.publish(&forward.message, self.routes.spare(&forward)).await {
+                Ok(()) => return Ok(forward.verdict),
+                Err(error @ Error::HeadersTooLarge { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            if !self.routes.shrink(&mut forward) {
+                tracing::warn!(error = chain(&error), "a message can't wait elsewhere and is given back");
+                return Ok(Verdict::Interrupted);
+            }
+            tracing::debug!(error = chain(&error), queue = forward.message.queue, "tries it smaller");
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Forwarder {
 struct Link {
     connection: Connection,
     publisher: Publisher,
+    /// Larger frames were asked for than there are: the broker allows no larger ones.
+    is_largest: bool,
 }
 
 /// The pauses between tries.
@@ -39,16 +41,18 @@ impl Forwarder {
 
     /// Publishes `message` and returns once the broker has it safely, however long that takes: its caller
     /// ends it when the message is not ours any more. After a try whose fate is unknown it is published
-    /// again, so it may exist twice, but never not at all.
+    /// again, so it may exist twice, but never not at all. Of its headers' frame `spare` bytes must stay free.
     ///
     /// # Errors
-    /// What can't heal by itself (a missing queue, no permission), when it lasts longer than our patience.
-    pub(crate) async fn publish(&self, message: &Outgoing) -> Result<(), Error> {
+    /// `HeadersTooLarge` at once; what else can't heal by itself (a missing queue, no permission), when it lasts
+    /// longer than our patience.
+    pub(crate) async fn publish(&self, message: &Outgoing, spare: usize) -> Result<(), Error> {
         let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE).build();
         let begun = Instant::now();
         loop {
-            let error = match self.publish_once(message).await {
+            let error = match self.publish_once(message, spare).await {
                 Ok(()) => return Ok(()),
+                Err(error @ Error::HeadersTooLarge { .. }) => return Err(error),
                 Err(error) => error,
             };
             if !error.is_transient() && begun.elapsed() >= self.patience {
@@ -65,13 +69,19 @@ impl Forwarder {
         }
     }
 
-    async fn publish_once(&self, message: &Outgoing) -> Result<(), Error> {
+    async fn publish_once(&self, message: &Outgoing, spare: usize) -> Result<(), Error> {
+        let frame = message.header_frame().saturating_add(spare);
         let mut slot = self.link.lock().await;
         // Taken out while in use: a link whose call failed or was dropped half-way is not used again.
         let mut link = match slot.take().filter(|link| link.connection.is_alive()) {
-            Some(link) => link,
-            None => self.connect().await?,
+            Some(link) if link.holds(frame) || link.is_largest => link,
+            _ => self.connect(frame).await?,
         };
+        if !link.holds(frame) {
+            let (queue, most) = (message.queue.clone(), link.connection.frame_max());
+            *slot = Some(link);
+            return Err(Error::HeadersTooLarge { queue, bytes: frame, most });
+        }
         let published = link.publish(message).await;
         if let Some(error) = published.interrupted {
             return Err(error);
@@ -86,10 +96,17 @@ impl Forwarder {
         }
     }
 
-    async fn connect(&self) -> Result<Link, Error> {
-        let connection = Connection::open(&self.url, &self.name, CALL_LIMIT).await?;
+    /// A connection for frames of so many bytes, if the broker allows them.
+    async fn connect(&self, frame: usize) -> Result<Link, Error> {
+        let mut url = self.url.clone();
+        let needed = u32::try_from(frame).unwrap_or(u32::MAX);
+        if url.frame_max().is_some_and(|usual| usual < needed) {
+            url = url.with_frame_max(needed);
+        }
+        let connection = Connection::open(&url, &self.name, CALL_LIMIT).await?;
+        let is_largest = url.frame_max().is_none_or(|asked| connection.frame_max() < asked);
         let publisher = Publisher::open(&connection, 1).await?;
-        Ok(Link { connection, publisher })
+        Ok(Link { connection, publisher, is_largest })
     }
 
     /// Closes the connection, if there is one. Everything that matters was confirmed before.
@@ -105,6 +122,10 @@ impl Forwarder {
 // === impl Link ===
 
 impl Link {
+    fn holds(&self, frame: usize) -> bool {
+        u32::try_from(frame).is_ok_and(|frame| frame <= self.connection.frame_max())
+    }
+
     async fn publish(&mut self, message: &Outgoing) -> BatchReport {
         let publishing = self.publisher.publish_batch(std::slice::from_ref(message), Duration::MAX);
         tokio::pin!(publishing);

@@ -49,12 +49,16 @@ pub(crate) struct Forward {
 
 /// The stored error is cut to this many bytes.
 const REASON_LIMIT: usize = 1024;
+/// The broker adds headers to what comes back from a queue (`x-death` with an entry per rung of the ladder, counts
+/// of deliveries), and they must go into the same frame: names of queues, up to twelve times, have 255 bytes each.
+const SPARE: usize = 4096;
 
 /// Why a message is in the dead-letter queue ([`header::REASON`]).
 mod dead {
     pub(super) const REJECTED: &str = "rejected";
     pub(super) const ATTEMPTS: &str = "attempts";
     pub(super) const SUSPECT: &str = "suspect";
+    pub(super) const HEADERS: &str = "headers";
 }
 
 // === impl Routes ===
@@ -127,6 +131,38 @@ impl Routes {
     /// The same message for the suspect queue, as if nobody had taken it from there.
     pub(crate) fn back_to_suspects(&self, message: &Message) -> Outgoing {
         message.forward(&self.topology.suspect_queue(), BTreeMap::new())
+    }
+
+    /// How much of its headers' frame must stay free.
+    pub(crate) fn spare(&self, forward: &Forward) -> usize {
+        if forward.message.queue == self.topology.dead_queue() { 0 } else { SPARE }
+    }
+
+    /// `forward` with less in its headers, after they did not fit into a frame: first without the error, then in
+    /// the dead-letter queue, without anything of ours, and at last without any of its own. False: there is
+    /// nothing to leave out, or it must not end because it is large.
+    pub(crate) fn shrink(&self, forward: &mut Forward) -> bool {
+        let Forward { message, verdict, reason } = forward;
+        if message.remove_headers(&[header::ERROR]) {
+            return true;
+        }
+        let is_dead = message.queue == self.topology.dead_queue();
+        if !is_dead {
+            if *verdict == Verdict::Deferred {
+                return false;
+            }
+            message.queue = self.topology.dead_queue();
+            *verdict = Verdict::DeadLettered;
+        } else if message.remove_headers(&[header::REASON, header::ATTEMPT, header::DEATHS]) {
+            return true;
+        } else if !message.clear_headers() {
+            return false;
+        }
+        let error =
+            if is_dead { format!("no frame has room for its headers: {reason}") } else { reason.clone() };
+        message.set_header(header::REASON, Header::Text(dead::HEADERS.to_owned()));
+        message.set_header(header::ERROR, Header::Text(error));
+        true
     }
 
     fn longest_retry(&self) -> Option<String> {

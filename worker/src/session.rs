@@ -65,6 +65,7 @@ pub(crate) struct Session<'a, H> {
     held: BTreeMap<u64, Held>,
     /// What goes into the exit report.
     detail: Option<String>,
+    frame_max: Option<u32>,
     /// The broker has confirmed the close.
     is_closed: bool,
     ended: Option<End>,
@@ -87,6 +88,8 @@ pub(crate) struct Ended {
     pub(crate) link: Option<Link>,
     /// The error that ended it, if one did.
     pub(crate) detail: Option<String>,
+    /// So many bytes per frame are to be asked for: a message came in a larger one than was asked for.
+    pub(crate) frame_max: Option<u32>,
 }
 
 /// A delivery that is not settled.
@@ -139,6 +142,7 @@ impl<'a, H: Handler> Session<'a, H> {
             interrupt,
             held: BTreeMap::new(),
             detail: None,
+            frame_max: None,
             is_closed: false,
             ended: None,
         }
@@ -182,13 +186,13 @@ impl<'a, H: Handler> Session<'a, H> {
             };
             self.act(event, shutdown).await;
             if let Some(end) = self.ended {
-                let Self { lifecycle, link, is_closed, mut detail, .. } = self;
+                let Self { lifecycle, link, is_closed, mut detail, frame_max, .. } = self;
                 if end == End::Exit(ExitReason::GaveUp) {
                     detail =
                         detail.or_else(|| lifecycle.carry().brake.cause().map(|it| it.as_str().to_owned()));
                 }
                 let link = is_closed.then_some(link);
-                return Ended { end, carry: lifecycle.carry().clone(), link, detail };
+                return Ended { end, carry: lifecycle.carry().clone(), link, detail, frame_max };
             }
         }
     }
@@ -255,6 +259,9 @@ impl<'a, H: Handler> Session<'a, H> {
     }
 
     fn failed(&mut self, error: &Error) -> Event {
+        if error.wants_larger_frames() {
+            self.frame_max = Some(self.link.connection.frame_max().saturating_mul(2));
+        }
         let error = chain(error);
         tracing::warn!(error, "connection lost");
         self.detail.get_or_insert(error);
@@ -367,7 +374,7 @@ impl<'a, H: Handler> Session<'a, H> {
         let intake = self.intake.as_ref().ok_or_else(already_closed)?;
         if let (Course::Suspects, Some(message)) = (self.course, message) {
             let Attendant { routes, forwarder, .. } = self.common.attendant.as_ref();
-            let publishing = async { forwarder.publish(&routes.back_to_suspects(message)).await };
+            let publishing = async { forwarder.publish(&routes.back_to_suspects(message), 0).await };
             let error = match deadline("give a suspect back", CALL_LIMIT, publishing).await {
                 Ok(Ok(())) => {
                     intake.ack(tag, false).await?;

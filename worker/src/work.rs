@@ -98,6 +98,7 @@ pub(crate) async fn work_announced<H: Handler>(
     if let Err((reason, detail)) = prepare(&attendant.handler, options, epoch, shutdown).await {
         return report(reason, detail.as_deref(), &carry.tally);
     }
+    let mut options = options.clone();
     let common = Common {
         attendant: &attendant,
         announcer,
@@ -106,52 +107,57 @@ pub(crate) async fn work_announced<H: Handler>(
         epoch,
     };
     let mut window = Window { ends: epoch + options.start_deadline, was_ready: false, cause: None };
-    let (reason, detail) =
-        'worker: loop {
-            let mut next =
-                match connect::<H>(options, topology, carry.prefetch_of(Course::Queue), &window, shutdown)
-                    .await
-                {
-                    Ok(line) => line,
-                    Err(no_link) => break no_link,
-                };
-            announcer.ready();
-            tracing::info!(queue = options.queue, "ready");
-            crash_point("after-ready");
-            if startup.is_none() {
-                startup = Some(epoch.elapsed());
-                warnings::at_start(options);
-                warnings::ask(options, &next.0.connection, &mut background).await;
+    let (reason, detail) = 'worker: loop {
+        let mut next =
+            match connect::<H>(&options, topology, carry.prefetch_of(Course::Queue), &window, shutdown).await
+            {
+                Ok(line) => line,
+                Err(no_link) => break no_link,
+            };
+        announcer.ready();
+        tracing::info!(queue = options.queue, "ready");
+        crash_point("after-ready");
+        if startup.is_none() {
+            startup = Some(epoch.elapsed());
+            warnings::at_start(&options);
+            warnings::ask(&options, &next.0.connection, &mut background).await;
+        }
+        let opened = Instant::now();
+        let mut course = Course::Queue;
+        let lost = loop {
+            let ended = Session::new(&common, next, course, carry).run(shutdown).await;
+            carry = ended.carry;
+            if let Some(frame_max) = ended.frame_max {
+                tracing::warn!(
+                    frame_max,
+                    "a message has more headers than a frame holds: asks for larger ones"
+                );
+                options.url = options.url.with_frame_max(frame_max);
             }
-            let opened = Instant::now();
-            let mut course = Course::Queue;
-            let lost = loop {
-                let ended = Session::new(&common, next, course, carry).run(shutdown).await;
-                carry = ended.carry;
-                match (ended.end, ended.link) {
-                    (End::Exit(reason), link) => {
-                        close(link).await;
-                        break 'worker (reason, ended.detail);
-                    }
-                    (End::Reconnect, _) | (End::Switch(_), None) => break ended.detail,
-                    (End::Switch(other), Some(link)) => {
-                        course = other;
-                        let prefetch = carry.prefetch_of(course);
-                        tracing::debug!(?course, prefetch, "consumes anew");
-                        match link.consume(options, topology, course, prefetch).await {
-                            Ok(registered) => next = registered,
-                            Err(error) => break Some(error.advice(&options.queue)),
-                        }
+            match (ended.end, ended.link) {
+                (End::Exit(reason), link) => {
+                    close(link).await;
+                    break 'worker (reason, ended.detail);
+                }
+                (End::Reconnect, _) | (End::Switch(_), None) => break ended.detail,
+                (End::Switch(other), Some(link)) => {
+                    course = other;
+                    let prefetch = carry.prefetch_of(course);
+                    tracing::debug!(?course, prefetch, "consumes anew");
+                    match link.consume(&options, topology, course, prefetch).await {
+                        Ok(registered) => next = registered,
+                        Err(error) => break Some(error.advice(&options.queue)),
                     }
                 }
-            };
-            if window.was_ready && opened.elapsed() < GOOD_LIFE {
-                window.cause = lost;
-            } else {
-                let ends = Instant::now() + options.reconnect_for;
-                window = Window { ends, was_ready: true, cause: lost };
             }
         };
+        if window.was_ready && opened.elapsed() < GOOD_LIFE {
+            window.cause = lost;
+        } else {
+            let ends = Instant::now() + options.reconnect_for;
+            window = Window { ends, was_ready: true, cause: lost };
+        }
+    };
     background.shutdown().await;
     attendant.handler.finish(&until_aborted(shutdown)).await;
     attendant.forwarder.close().await;

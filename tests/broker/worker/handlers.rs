@@ -4,6 +4,7 @@
 mod examples;
 mod faults;
 mod fuzz;
+mod headers;
 mod names;
 mod outcomes;
 

@@ -167,6 +167,58 @@ fn what_somebody_else_works_on_waits_where_it_comes_back_from_and_nothing_is_cou
     assert_eq!((back.queue.as_str(), back.count(header::DEATHS)), ("q.suspect", Some(2)));
 }
 
+/// What is left of a forward that never fits: where it goes, its verdict and its headers, try after try.
+fn tries(mut forward: Forward) -> Vec<(String, Verdict, Vec<&'static str>)> {
+    let names = [header::ATTEMPT, header::DEATHS, header::ERROR, header::REASON, "own"];
+    let mut tries = Vec::new();
+    loop {
+        let message = &forward.message;
+        let has = |name: &str| message.text_header(name).is_some() || message.count(name).is_some();
+        tries.push((
+            message.queue.clone(),
+            forward.verdict,
+            names.into_iter().filter(|it| has(it)).collect(),
+        ));
+        if !routes().shrink(&mut forward) {
+            return tries;
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_into_a_frame_becomes_smaller_until_the_dead_letter_queue_can_have_it() {
+    use Verdict::{DeadLettered, Retried, Suspected};
+    let (attempt, deaths, error, reason) = (header::ATTEMPT, header::DEATHS, header::ERROR, header::REASON);
+    let at = |queue: &str, verdict, headers: &[&'static str]| (queue.to_owned(), verdict, headers.to_vec());
+    let own = message(false, &[("own", 1)]);
+    let Route::Forward(failed) = routes().after(&own, retry(), CALM) else { panic!() };
+    assert_eq!(
+        tries(failed),
+        [
+            at("q.retry.5s", Retried, &[attempt, error, "own"]),
+            at("q.retry.5s", Retried, &[attempt, "own"]),
+            at("q.dead", DeadLettered, &[attempt, error, reason, "own"]),
+            at("q.dead", DeadLettered, &[attempt, reason, "own"]),
+            at("q.dead", DeadLettered, &["own"]),
+            at("q.dead", DeadLettered, &[error, reason]),
+            at("q.dead", DeadLettered, &[reason]),
+            at("q.dead", DeadLettered, &[]),
+        ]
+    );
+    let set_aside = tries(routes().before(&message(true, &[("own", 1)]), CALM).unwrap());
+    assert_eq!(set_aside[1], at("q.suspect", Suspected, &[deaths, "own"]));
+    assert_eq!(set_aside[2], at("q.dead", DeadLettered, &[deaths, error, reason, "own"]));
+    let deferred = tries(routes().deferred(&own, Course::Queue).unwrap());
+    assert_eq!(deferred, [at("q.retry.5s", Verdict::Deferred, &["own"])], "somebody else may be doing it");
+}
+
+#[test]
+fn only_in_the_dead_letter_queue_nothing_is_added_to_a_message() {
+    let Route::Forward(retried) = routes().after(&begun(0), retry(), CALM) else { panic!() };
+    let Route::Forward(dead) = routes().after(&begun(0), reject(), CALM) else { panic!() };
+    assert_eq!((routes().spare(&retried), routes().spare(&dead)), (SPARE, 0));
+}
+
 #[test]
 fn a_reason_is_one_line_of_bounded_length() {
     let line = bounded(&"\u{1F980}\n".repeat(1000));
