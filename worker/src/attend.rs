@@ -61,7 +61,7 @@ pub(crate) struct Attended {
     pub(crate) detail: Option<String>,
 }
 
-/// From the end of a message's time until its handler is told to end at once; also how long an answer of the
+/// From when a handler is asked to end until it is told to end at once; also how long an answer of the
 /// broker is waited for at the end of the grace period.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a handler may take then, before it is dropped.
@@ -148,10 +148,7 @@ impl<H: Handler> Attendant<H> {
             }
             () = async {
                 interrupt.asked().await;
-                tokio::select! {
-                    () = interrupt.kill.cancelled() => {}
-                    () = tokio::time::sleep(LAST_WORDS) => {}
-                }
+                last_words(interrupt).await;
             } => Ok(Verdict::Interrupted),
         }
     }
@@ -177,7 +174,8 @@ impl<H: Handler> Attendant<H> {
         Place { course, has_suspects, is_braked: self.is_braked.load(Ordering::Relaxed) }
     }
 
-    /// The handler's outcome, within the message's time.
+    /// The handler's outcome. Once the message's time is over, or it is asked to end, a handler that doesn't is
+    /// told to end at once, and dropped if it doesn't do that either.
     async fn handled(
         &self,
         message: &Message,
@@ -185,31 +183,47 @@ impl<H: Handler> Attendant<H> {
         offer: Offer,
     ) -> Result<Outcome, CannotStart> {
         let attempt = message.attempt().saturating_add(1);
-        let Some(timeout) = self.timeout else {
-            let context = Context { offer, ..Context::new(attempt, None, interrupt.clone()) };
-            return self.handler.handle(message, &context).await;
-        };
-        let deadline = Instant::now() + timeout;
-        let context = Context { offer, ..Context::new(attempt, Some(deadline), interrupt.child()) };
+        let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
+        let context = Context { offer, ..Context::new(attempt, deadline, interrupt.child()) };
         let handling = self.handler.handle(message, &context);
         tokio::pin!(handling);
-        if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut handling).await {
-            return outcome;
+        tokio::select! {
+            biased;
+            outcome = &mut handling => return outcome,
+            () = until(deadline) => {}
+            () = interrupt.asked() => {}
         }
         context.interrupt.end.cancel();
-        let outcome = if let Ok(outcome) = tokio::time::timeout(LAST_WORDS, &mut handling).await {
-            outcome?
-        } else {
-            context.interrupt.kill.cancel();
-            let ended = tokio::time::timeout(KILL_LIMIT, handling).await;
-            ended.unwrap_or(Ok(Outcome::Interrupted))?
-        };
-        Ok(match outcome {
-            Outcome::Interrupted if !interrupt.is_asked() => {
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut handling => outcome,
+            () = last_words(interrupt) => {
+                context.interrupt.kill.cancel();
+                let ended = tokio::time::timeout(KILL_LIMIT, handling).await;
+                ended.unwrap_or(Ok(Outcome::Interrupted))
+            }
+        }?;
+        Ok(match (outcome, self.timeout) {
+            (Outcome::Interrupted, Some(timeout)) if !interrupt.is_asked() => {
                 Outcome::retry(format!("took longer than {}", humantime::format_duration(timeout)))
             }
-            outcome => outcome,
+            (outcome, _) => outcome,
         })
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits [`LAST_WORDS`], but not when asked to end at once.
+async fn last_words(interrupt: &Interrupt) {
+    tokio::select! {
+        () = interrupt.kill.cancelled() => {}
+        () = tokio::time::sleep(LAST_WORDS) => {}
     }
 }
 

@@ -113,7 +113,8 @@ pub struct CannotStart {
 /// Asks handlers to end; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
-    /// Cancelled at the end of the grace period, or when the message's time is over: end soon.
+    /// Cancelled at the end of the grace period, or when the message's time is over: end soon. Five seconds later
+    /// `kill` follows, and ten seconds after that the handler is dropped.
     pub end: CancellationToken,
     /// Cancelled when the message is not ours any more, or we must be gone: end at once.
     pub kill: CancellationToken,

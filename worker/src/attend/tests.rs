@@ -80,6 +80,26 @@ async fn a_message_whose_time_is_over_is_tried_again_even_if_its_handler_is_deaf
     }
 }
 
+/// Whoever waits for it would wait until kill -9.
+#[tokio::test(start_paused = true)]
+async fn a_deaf_handler_whose_time_is_not_limited_ends_some_time_after_it_was_asked_to() {
+    for (until, asked, time) in [
+        (Until::AskedToEnd, "end", Duration::ZERO),
+        (Until::AskedToEndAtOnce, "end", LAST_WORDS),
+        (Until::Never, "end", LAST_WORDS + KILL_LIMIT),
+        (Until::AskedToEndAtOnce, "kill", Duration::ZERO),
+        (Until::Never, "kill", KILL_LIMIT),
+    ] {
+        let attendant = Attendant { timeout: None, ..attendant(until) };
+        let (begun, interrupt) = (Instant::now(), Interrupt::default());
+        let token = if asked == "end" { &interrupt.end } else { &interrupt.kill };
+        token.cancel();
+        let outcome = attendant.handled(&message(0), &interrupt, Offer::None).await;
+        assert_eq!(outcome, Ok(Outcome::Interrupted), "{until:?} {asked}");
+        assert_eq!(begun.elapsed().as_secs(), time.as_secs(), "{until:?} {asked}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_interrupted_before_its_time_is_over_has_not_failed() {
     let interrupt = Interrupt::default();
