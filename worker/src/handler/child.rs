@@ -4,12 +4,16 @@ mod group;
 mod output;
 
 use std::{
+    env,
     ffi::{OsStr, OsString},
     io,
     os::unix::process::ExitStatusExt,
+    path::Path,
     process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
+
+use rustix::fs::{Access, access};
 
 pub(super) use self::{
     group::Group,
@@ -32,6 +36,9 @@ const OUR_PREFIX: &str = "MAYFLY_";
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long output may still come after everything was killed; only an escaped process can hold it open.
 pub(super) const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// Where programs are looked for when the environment has no `PATH` (execvp(3)).
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// Exit codes with a meaning (the shell's convention).
 const NOT_EXECUTABLE: i32 = 126;
@@ -67,9 +74,39 @@ impl Program {
         command
     }
 
+    /// Whether it is there and may be run, as far as that can be told without running it.
+    pub(super) fn find(&self) -> Result<(), CannotStart> {
+        let command = Path::new(&self.command);
+        // execvp(3): what has a slash is a path, everything else is looked for.
+        if self.command.as_encoded_bytes().contains(&b'/') {
+            return may_run(command).map_err(|error| self.cannot_start(&error));
+        }
+        let own = self.environment.iter().rev().find(|(name, _)| name == "PATH");
+        let path = own.map_or(OsStr::new(DEFAULT_PATH), |(_, path)| path);
+        let tried = env::split_paths(path).map(|directory| may_run(&directory.join(command)));
+        let mut reason = format!("not found in PATH ({})", path.to_string_lossy());
+        for tried in tried {
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => reason = error.to_string(),
+                Err(_) => {}
+            }
+        }
+        Err(CannotStart { reason: format!("{}: {reason}", self.command.to_string_lossy()) })
+    }
+
     /// That the operating system refuses to start it.
     pub(super) fn cannot_start(&self, error: &io::Error) -> CannotStart {
         CannotStart { reason: format!("{}: {error}", self.command.to_string_lossy()) }
+    }
+}
+
+/// What execve(2) asks first.
+fn may_run(path: &Path) -> io::Result<()> {
+    if path.metadata()?.is_file() {
+        Ok(access(path, Access::EXEC_OK)?)
+    } else {
+        Err(io::ErrorKind::PermissionDenied.into())
     }
 }
 

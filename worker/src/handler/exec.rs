@@ -81,6 +81,11 @@ impl Exec {
 }
 
 impl Handler for Exec {
+    /// Found out only with a message, each worker would cost that a delivery.
+    async fn prepare(&self, _interrupt: &Interrupt) -> Result<(), CannotStart> {
+        self.program.find()
+    }
+
     async fn handle(&self, message: &Message, context: &Context) -> Result<Outcome, CannotStart> {
         let headers = HeadersFile::new(&message.headers())?;
         let command = self.command(message, context.attempt, &headers);

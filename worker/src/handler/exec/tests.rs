@@ -94,6 +94,42 @@ impl Shell {
 }
 
 #[tokio::test]
+async fn a_program_that_cannot_be_run_is_found_out_before_there_is_a_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let (own, not_executable) = (directory.path().join("own"), directory.path().join("plain"));
+    std::os::unix::fs::symlink("/bin/sh", &own).unwrap();
+    std::fs::write(&not_executable, "").unwrap();
+    let here = directory.path().to_str().unwrap();
+    let path = |name: &str| format!("{here}/{name}");
+    let prepare = async |command: &str, path: Option<&str>| {
+        let environment = path.map(|path| ("PATH".into(), path.into()));
+        let exec = Exec::new(Program::new([command.into()], environment, OsStr::new("URL")), "q");
+        exec.prepare(&Interrupt::default()).await.map_err(|error| error.to_string())
+    };
+    let also_here = format!("/nowhere:{here}");
+    for (command, path, told) in [
+        (path("own"), None, None),
+        ("own".to_owned(), Some(&*also_here), None),
+        ("sh".to_owned(), None, None),
+        (path("absent"), None, Some("/absent: No such file or directory")),
+        (path("plain"), None, Some("/plain: Permission denied")),
+        (path("own/"), None, Some("own/: Not a directory")),
+        (here.to_owned(), None, Some(": permission denied")),
+        ("plain".to_owned(), Some(&*also_here), Some("plain: Permission denied")),
+        ("absent".to_owned(), Some(&*also_here), Some(": absent: not found in PATH (/nowhere:")),
+        // Where we are is not where programs are looked for.
+        ("own".to_owned(), Some("/nowhere"), Some("own: not found in PATH (/nowhere)")),
+        (String::new(), Some("/"), Some("ermission denied")),
+    ] {
+        let prepared = prepare(&command, path).await;
+        match told {
+            None => assert_eq!(prepared, Ok(()), "{command}"),
+            Some(told) => assert!(prepared.as_ref().is_err_and(|it| it.contains(told)), "{prepared:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_body_comes_on_standard_input_byte_for_byte() {
     let shell = Shell::new();
     let body = b"one\0two\xff\n";
