@@ -26,8 +26,12 @@
 //! | 64 | bad usage |
 //! | 69 | broker unreachable until the start deadline, or lost for longer than the reconnect window |
 //! | 70 | starved (messages wait, none is delivered); aborted by a second signal; a defect |
-//! | 75 | could begin nothing for five minutes: message after message failed |
+//! | 75 | could begin nothing for five minutes: message after message failed, or the ledger did not answer |
 //! | 78 | at start: wrong password, no permission, a queue missing; at any time: the handler can't start |
+//!
+//! Exit code 0 says that nothing was in flight and every ack had arrived, with one exception: a worker that was
+//! asked to stop, or recycles, and loses its connection before it is through, makes no fresh one for that. Its
+//! handlers are ended first, what it held is counted as given back, and `detail` names the error.
 //!
 //! What is refused at start with 78 is retried when it happens later, and ends with 69 after the reconnect
 //! window: this configuration has worked before, so the broker may be in restoration. If it is not, the next

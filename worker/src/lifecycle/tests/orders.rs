@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use mayfly_service::ExitCode;
+
 use super::*;
+use crate::report::exit_code;
 
 /// Something that broker, handlers, people or time do next.
 #[derive(Debug, Clone)]
@@ -19,12 +22,16 @@ enum Move {
     Stop,
     Abort,
     Lose,
+    Panic,
+    AnswerLedger,
 }
 
 fn moves() -> impl Strategy<Value = Move> {
     let verdict = prop_oneof![
         6 => Just(Verdict::Done),
+        1 => Just(Verdict::Known),
         1 => Just(Verdict::Retried),
+        1 => Just(Verdict::Deferred),
         1 => Just(Verdict::DeadLettered),
         1 => Just(Verdict::Suspected),
         1 => Just(Verdict::Crashed),
@@ -32,6 +39,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => Just(Verdict::Held(brake::Cause::Failures)),
         1 => Just(Verdict::Interrupted),
         1 => Just(Verdict::Unfit(ExitReason::HandlerUnavailable)),
+        1 => Just(Verdict::Unfit(ExitReason::Misconfigured)),
     ];
     prop_oneof![
         30 => prop::bool::weighted(0.1).prop_map(|alone| Move::Deliver { alone }),
@@ -47,6 +55,8 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => Just(Move::Stop),
         1 => Just(Move::Abort),
         1 => Just(Move::Lose),
+        1 => Just(Move::Panic),
+        3 => Just(Move::AnswerLedger),
     ]
 }
 
@@ -151,6 +161,8 @@ impl Model {
                 self.lost = true;
                 Some(Event::Lost)
             }
+            Move::Panic => Some(Event::Panicked),
+            Move::AnswerLedger => Some(Event::LedgerAnswered),
         }
     }
 
@@ -195,7 +207,11 @@ impl Model {
             }
             Command::Cancel => assert!(!std::mem::replace(&mut self.cancelled, true), "cancelled twice"),
             Command::Interrupt => assert!(self.cancelled),
-            Command::Finish { .. } => assert!(!self.killed),
+            Command::Finish { until } => {
+                assert!(self.lost && self.rules.finishes_when_lost && !self.killed);
+                assert!(self.now < until && until <= self.now + self.rules.grace);
+                assert!(!self.with(|fate| fate == Fate::Working).is_empty());
+            }
             Command::Kill => {
                 self.killed = true;
                 for tag in self.unsettled() {
@@ -221,7 +237,8 @@ impl Model {
         for &(tag, settled) in &ack.covers {
             let meaning = match self.fates.insert(tag, Fate::Acked) {
                 Some(Fate::Finished(Verdict::Done)) => Settled::Done,
-                Some(Fate::Finished(Verdict::Retried)) => Settled::Retried,
+                Some(Fate::Finished(Verdict::Known)) => Settled::Known,
+                Some(Fate::Finished(Verdict::Retried | Verdict::Deferred)) => Settled::Retried,
                 Some(Fate::Finished(Verdict::DeadLettered)) => Settled::DeadLettered,
                 Some(Fate::Finished(Verdict::Suspected | Verdict::Crashed)) => Settled::Suspected,
                 other => panic!("acked {tag}, which was {other:?}"),
@@ -234,18 +251,26 @@ impl Model {
         assert_eq!(self.unsettled(), [] as [u64; 0], "ended with messages in flight");
         match end {
             End::Exit(ExitReason::Idle) => assert!(self.closing && !self.lost),
-            End::Exit(ExitReason::Aborted) | End::Reconnect => assert!(self.killed),
+            End::Exit(ExitReason::Aborted | ExitReason::Internal) | End::Reconnect => assert!(self.killed),
             End::Exit(_) => assert!(self.draining_told && (self.closing || self.killed)),
             End::Switch(_) => assert!(self.closing && !self.lost && !self.draining_told),
         }
         let tally = self.worker.carry().tally;
-        let certain = tally.done + tally.retried + tally.dead_lettered + tally.suspected;
+        let certain = tally.done + tally.known + tally.retried + tally.dead_lettered + tally.suspected;
         let fates = certain + tally.given_back;
         assert_eq!(fates, self.fates.len() as u64, "every message has exactly one fate");
         assert_eq!(tally.messages, fates);
         let acked = self.with(|fate| fate == Fate::Acked).len() as u64;
         assert!(certain <= acked, "{certain} certain, {acked} acked");
         assert!(self.killed || certain == acked);
+        if let End::Exit(reason) = end
+            && exit_code(reason) == ExitCode::Ok
+        {
+            // Who loses the connection when it had to go anyway does not make a fresh one.
+            let is_cut_off = self.lost && matches!(reason, ExitReason::AskedToStop | ExitReason::Recycled);
+            let is_all_settled = certain == acked && self.with(|fate| fate == Fate::Lost).is_empty();
+            assert!(is_all_settled || is_cut_off, "{reason:?} with messages in flight");
+        }
         self.ended = Some(end);
     }
 
@@ -272,9 +297,16 @@ proptest! {
         course in prop_oneof![3 => Just(Course::Queue), 1 => Just(Course::Suspects)],
         max_messages in prop::option::of(1..50_u64),
         max_lifetime in prop::option::of((100..10_000_u64).prop_map(Duration::from_secs)),
+        finishes_when_lost: bool,
         steps in prop::collection::vec(moves(), 0..200),
     ) {
-        let rules = Rules { concurrency: concurrency.into(), max_messages, max_lifetime, ..RULES };
+        let rules = Rules {
+            concurrency: concurrency.into(),
+            max_messages,
+            max_lifetime,
+            finishes_when_lost,
+            ..RULES
+        };
         let prefetch = match spare {
             Some(spare) => Prefetch::fixed(concurrency + spare),
             None => Prefetch::auto(concurrency, None),
