@@ -186,6 +186,10 @@ impl Routes {
             if self.quarantine.is_some() {
                 // It begins anew there.
                 headers.insert(header::DEATHS.to_owned(), Header::Number(0));
+            } else {
+                // Each of its workers had begun it.
+                let begun = message.attempt().saturating_add(deaths);
+                headers.insert(header::ATTEMPT.to_owned(), Header::Number(begun.into()));
             }
             (self.quarantine.clone().unwrap_or_else(|| self.topology.dead_queue()), Verdict::DeadLettered)
         } else {

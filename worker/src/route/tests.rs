@@ -107,7 +107,7 @@ fn a_crash_among_others_sets_aside_and_a_crash_alone_accuses() {
     assert_eq!(after(&accused(1), crash(), CALM), to("q.suspect", Verdict::Crashed, 0, 1));
     assert_eq!(after(&accused(0), crash(), ALONE), to("q.suspect", Verdict::Crashed, 0, 1));
     assert_eq!(after(&accused(1), crash(), ALONE), to("q.suspect", Verdict::Crashed, 0, 2));
-    assert_eq!(after(&accused(2), crash(), ALONE), to("q.dead", Verdict::DeadLettered, 0, 3));
+    assert_eq!(after(&accused(2), crash(), ALONE), to("q.dead", Verdict::DeadLettered, 3, 3));
     let without = Place { has_suspects: false, ..CALM };
     assert_eq!(after(&begun(0), crash(), without), to("q.retry.5s", Verdict::Retried, 1, 0));
 }
@@ -119,14 +119,16 @@ fn what_came_back_is_set_aside_before_any_work() {
     assert_eq!(before(&begun(0), CALM), None);
     assert_eq!(before(&came_back(0), CALM), Some(to("q.suspect", Verdict::Suspected, 0, 0)));
     assert_eq!(before(&came_back(1), ALONE), Some(to("q.suspect", Verdict::Suspected, 0, 2)));
-    assert_eq!(before(&came_back(2), ALONE), Some(to("q.dead", Verdict::DeadLettered, 0, 3)));
+    assert_eq!(before(&came_back(2), ALONE), Some(to("q.dead", Verdict::DeadLettered, 3, 3)));
+    let retried = message(true, &[(header::ATTEMPT, 1), (header::DEATHS, 2)]);
+    assert_eq!(before(&retried, ALONE), Some(to("q.dead", Verdict::DeadLettered, 4, 3)));
 }
 
 #[test]
 fn a_quarantine_queue_takes_what_brought_down_its_workers_and_counts_anew() {
     let routes = Routes { quarantine: Some("q.large".to_owned()), ..routes() };
-    let forward = routes.before(&message(true, &[(header::DEATHS, 2)]), ALONE).unwrap();
-    assert_eq!(told(forward), to("q.large", Verdict::DeadLettered, 0, 0));
+    let forward = routes.before(&message(true, &[(header::ATTEMPT, 1), (header::DEATHS, 2)]), ALONE).unwrap();
+    assert_eq!(told(forward), to("q.large", Verdict::DeadLettered, 1, 0));
 }
 
 #[test]
