@@ -210,7 +210,7 @@ impl Collector for Idle {
 
 #[cfg(test)]
 mod tests {
-    use lapin::message::Delivery;
+    use lapin::{BasicProperties, message::Delivery};
     use prometheus_client::encoding::text::encode;
 
     use super::*;
@@ -225,6 +225,22 @@ mod tests {
     fn every_outcome_has_a_counter_of_its_own() {
         for (at, outcome) in OUTCOMES.into_iter().enumerate() {
             assert_eq!(index(outcome), at, "{}", outcome.as_str());
+        }
+    }
+
+    #[test]
+    fn a_message_that_says_when_it_was_published_tells_how_long_it_waited() {
+        let metrics = Metrics::default();
+        let mut delivery = Delivery::mock(1, "".into(), "q".into(), false, Vec::new());
+        delivery.properties = BasicProperties::default().with_timestamp(now_ms() / 1000 - 90);
+        metrics.began(&Message::from(delivery), false);
+        let told = told(&metrics);
+        for line in [
+            r#"mayfly_worker_wait_seconds_count{pool="documents"} 1"#,
+            r#"mayfly_worker_wait_seconds_bucket{pool="documents",le="60.0"} 0"#,
+            r#"mayfly_worker_wait_seconds_bucket{pool="documents",le="120.0"} 1"#,
+        ] {
+            assert!(told.lines().any(|told| told == line), "no {line} in\n{told}");
         }
     }
 

@@ -2,14 +2,50 @@
 
 use anyhow::{Result, ensure};
 use mayfly_tests::{Bed, Kind, fleet::get, node::free_port, on_each_release, until};
+use serde_json::{Value, json};
 
 use super::{Crew, LIMIT, declare, exit};
 
 on_each_release!(
+    what_handlers_say_is_logged_with_the_messages_id_and_the_end_is_one_line,
     its_figures_can_be_scraped_while_it_works,
     a_queue_without_dead_lettering_is_told_once_it_is_ready,
     work_that_is_allowed_to_take_longer_than_the_broker_waits_is_told,
 );
+
+async fn what_handlers_say_is_logged_with_the_messages_id_and_the_end_is_one_line(bed: &Bed) -> Result<()> {
+    let crew = Crew::new(bed);
+    let client = bed.client().await?;
+    declare(&client, &bed.queue, Kind::Quorum).await?;
+    let published = client.publish(&bed.queue, 3).await?;
+    let script = r#"echo "to out: $MAYFLY_MESSAGE_ID"; echo "to err: $MAYFLY_MESSAGE_ID" >&2"#;
+    let mut worker =
+        crew.exec("worker", &bed.queue, &["--concurrency", "3", "--max-idle", "300ms"], script)?;
+    let report = worker.ends_with(exit::OK).await?;
+    let log = worker.process.log_objects()?;
+    for id in &published {
+        for (stream, words) in [("stdout", "to out"), ("stderr", "to err")] {
+            let said = format!("{words}: {id}");
+            let lines: Vec<_> = log.iter().filter(|line| line["message"] == *said).collect();
+            let is_his = |line: &&Value| line["id"] == **id && line["stream"] == stream;
+            ensure!(lines.len() == 1 && lines.iter().all(is_his), "{said}: {lines:?}");
+        }
+    }
+    let ends: Vec<_> = log.iter().filter(|line| line["message"] == "ended").collect();
+    ensure!(ends.len() == 1 && log.last() == Some(ends[0]), "{ends:?}");
+    let told = serde_json::to_value(&report)?;
+    for figure in
+        ["messages", "done", "retried", "given_back", "busy_ms", "idle_ms", "startup_ms", "peak_memory"]
+    {
+        ensure!(ends[0][figure] == told[figure] && !told[figure].is_null(), "{figure}: {} {told}", ends[0]);
+    }
+    ensure!(
+        (&ends[0]["level"], &ends[0]["reason"], &ends[0]["exit_code"])
+            == (&json!("INFO"), &json!("idle"), &json!(0))
+    );
+    crew.nothing_is_left(&[&bed.queue]).await?;
+    client.close().await
+}
 
 async fn its_figures_can_be_scraped_while_it_works(bed: &Bed) -> Result<()> {
     let crew = Crew::new(bed);
