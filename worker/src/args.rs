@@ -33,7 +33,7 @@ pub struct Cli {
 
 /// Takes messages from a queue and works on them.
 #[derive(Debug, Parser)]
-#[command(name = "worker")]
+#[command(name = "worker", after_help = OWN_HELP)]
 pub(crate) struct OwnCli {
     #[command(flatten, next_help_heading = "Logging")]
     pub(crate) log: LogArgs,
@@ -48,7 +48,25 @@ pub(crate) struct OwnCli {
 /// The environment variable of `--termination-log`, which counts also when the command line is refused.
 pub(crate) const TERMINATION_LOG: &str = "MAYFLY_TERMINATION_LOG";
 
-const EXAMPLES: &str = "\
+/// What every working program exits with, for its help.
+macro_rules! exit_codes {
+    () => {
+        "\
+Exit codes:
+  0   idle, asked to stop, or recycled (--max-messages, --max-memory,
+      --max-lifetime)
+  64  bad usage
+  69  broker unreachable at start, or lost for too long
+  70  starved (messages wait, none is delivered), aborted, or a defect
+  75  could begin nothing for five minutes: message after message failed, or
+      the ledger did not answer (at start: within --start-deadline)
+  78  refused by configuration: a queue is missing, no permission, wrong
+      password, or the handler cannot start"
+    };
+}
+
+const EXAMPLES: &str = concat!(
+    "\
 Examples:
   mayfly-worker exec --queue documents -- ./parse --fast
         run a command per message, its body on standard input
@@ -64,15 +82,36 @@ Examples:
   mayfly-worker ready --admin-listen 127.0.0.1:8080
         for an exec readiness probe
 
-Exit codes:
-  0   idle, asked to stop, or recycled (--max-messages, --max-memory,
-      --max-lifetime)
-  64  bad usage
-  69  broker unreachable at start, or lost for too long
-  70  starved (messages wait, none is delivered), aborted, or a defect
-  75  could begin nothing for five minutes: message after message failed
-  78  refused by configuration: a queue is missing, no permission, wrong
-      password, or the handler cannot start";
+",
+    exit_codes!()
+);
+
+/// `PROGRAM` is what a user's own worker is called.
+const OWN_HELP: &str = concat!(
+    "\
+Examples:
+  PROGRAM --queue documents
+        works until the queue stays idle; the broker's URL comes from
+        MAYFLY_BROKER_URL or --broker-url-file
+  PROGRAM --queue documents --concurrency 4 --timeout 5m --max-idle 1m
+  PROGRAM --queue documents --ledger-url-file /run/secrets/ledger-url
+
+",
+    exit_codes!()
+);
+
+const INSTALL_HELP: &str = "\
+Examples:
+  mayfly-worker install /mayfly
+        in an init container, over an emptyDir that both containers mount
+  /mayfly/mayfly-worker exec --queue documents -- ./parse
+        then, in the container whose image lacks it";
+
+const READY_HELP: &str = "\
+Examples:
+  mayfly-worker ready --admin-listen 127.0.0.1:8080
+  MAYFLY_ADMIN_LISTEN=127.0.0.1:8080 mayfly-worker ready
+        the variable serves the worker, too: it listens there";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -93,8 +132,10 @@ pub(crate) enum Command {
     Noop(NoopArgs),
     /// Copy this program to DIR/mayfly-worker, for a container whose image lacks it: say so in an init
     /// container, over a volume that both mount, and the user's image needs no change.
+    #[command(after_help = INSTALL_HELP)]
     Install(InstallArgs),
     /// Ask a worker on this machine whether it is ready: 0 yes, 75 not yet, 69 no answer.
+    #[command(after_help = READY_HELP)]
     Ready(ReadyArgs),
     /// Print shell completions.
     Completions {
@@ -240,6 +281,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn whoever_asks_for_help_sees_an_example() {
+        let cli = Cli::command();
+        for command in cli.get_subcommands().filter(|command| command.get_name() != "completions") {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(
+                help.contains(&format!("mayfly-worker {}", command.get_name())),
+                "{}",
+                command.get_name()
+            );
+        }
+        for command in [cli, OwnCli::command()] {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Examples:") && help.contains("the ledger"), "{help}");
+        }
     }
 
     #[test]
