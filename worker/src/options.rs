@@ -82,7 +82,7 @@ const MAX_ATTEMPTS: NonZeroU32 = NonZeroU32::new(5).unwrap();
 /// Behind every launched worker: one that was started by hand takes what they leave.
 const PRIORITY_BY_HAND: i32 = -1000;
 /// What RabbitMQ allows unless told otherwise: all headers of a message come in one frame, and one that is larger
-/// than this would end the connection, again and again. lapin reserves 64 frames, and touches what it needs.
+/// ends the connection. Then twice as much is asked for. lapin reserves 64 frames, and touches what it needs.
 const FRAME_MAX: u32 = 131_072;
 
 // === impl Options ===
@@ -146,6 +146,14 @@ impl Options {
             max_memory: args.recycle.max_memory.map(|size| size.as_u64()),
             ..Self::new(url, &args.queue)
         })
+    }
+
+    /// From the next connection on, if it is to be more than before.
+    pub(crate) fn ask_for(&mut self, frame_max: Option<u32>) {
+        if let Some(frame_max) = frame_max {
+            tracing::warn!(frame_max, "a message has more headers than a frame holds: asks for larger ones");
+            self.url = self.url.clone().with_frame_max(frame_max);
+        }
     }
 
     /// Whether no other worker of the pool is likely to be there, or it belongs to none.

@@ -127,13 +127,7 @@ pub(crate) async fn work_announced<H: Handler>(
         let lost = loop {
             let ended = Session::new(&common, next, course, carry).run(shutdown).await;
             carry = ended.carry;
-            if let Some(frame_max) = ended.frame_max {
-                tracing::warn!(
-                    frame_max,
-                    "a message has more headers than a frame holds: asks for larger ones"
-                );
-                options.url = options.url.with_frame_max(frame_max);
-            }
+            options.ask_for(ended.frame_max);
             match (ended.end, ended.link) {
                 (End::Exit(reason), link) => {
                     close(link).await;
