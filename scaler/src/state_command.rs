@@ -9,6 +9,7 @@ use crate::{
     cluster::Cluster,
     config::{Config, LauncherConfig, Overrides},
     launcher::{KubernetesLauncher, Launcher, Look, ProcessLauncher},
+    control::alive,
     policy::{Arrivals, LastFailure, LeadTimes, PoolState, StateRecord, judge},
     state::{ConfigMapState, FileState, StateError, StateStore},
     time::{Clock, Time},
@@ -40,12 +41,12 @@ enum StateCommand {
     Repair,
     /// Launch nothing more. In force at once, for every scaler of the instance.
     Pause {
-        /// One pool; all if absent.
+        /// One pool; everything if absent, also pools that are configured later.
         pool: Option<String>,
     },
     /// Launch again.
     Resume {
-        /// One pool; all if absent.
+        /// One pool. If absent, the pause of everything ends; pools that were paused by name stay so.
         pool: Option<String>,
     },
 }
@@ -116,8 +117,8 @@ async fn carry_out(
     match command {
         StateCommand::Show { output } => print!("{}", show(state, output, now).await?),
         StateCommand::Repair => println!("{}", repair(state, launcher, config, now).await?),
-        StateCommand::Pause { pool } => println!("{}", pause(state, config, pool, true).await?),
-        StateCommand::Resume { pool } => println!("{}", pause(state, config, pool, false).await?),
+        StateCommand::Pause { pool } => println!("{}", pause(state, launcher, config, pool.as_deref(), true).await?),
+        StateCommand::Resume { pool } => println!("{}", pause(state, launcher, config, pool.as_deref(), false).await?),
     }
     Ok(())
 }
@@ -133,6 +134,9 @@ async fn show(state: &impl StateStore, output: Output, now: Time) -> anyhow::Res
 
 fn describe(record: &StateRecord, now: Time) -> String {
     let mut text = format!("revision {}, epoch {}\n", record.revision, record.epoch);
+    if record.paused {
+        text.push_str("everything is paused\n");
+    }
     for (name, pool) in &record.pools {
         // Writing to a string cannot fail.
         let _ = write!(text, "pool {name}\n{}", describe_pool(pool, now));
@@ -236,33 +240,64 @@ async fn repair(
 
 async fn pause(
     state: &impl StateStore,
+    launcher: &impl Launcher,
     config: &Config,
-    pool: Option<String>,
+    pool: Option<&str>,
     paused: bool,
 ) -> anyhow::Result<String> {
-    let pools: Vec<String> = match pool {
-        Some(name) if config.pool(&name).is_none() => {
-            let known: Vec<_> = config.pools.iter().map(|pool| &*pool.name).collect();
-            bail!("pool {name:?} is not configured; there are: {}", known.join(", "))
-        }
-        Some(name) => vec![name],
-        None => config.pools.iter().map(|pool| pool.name.clone()).collect(),
-    };
+    if let Some(name) = pool.filter(|name| config.pool(name).is_none()) {
+        let known: Vec<_> = config.pools.iter().map(|pool| &*pool.name).collect();
+        bail!("pool {name:?} is not configured; there are: {}", known.join(", "))
+    }
     for _ in 0..TRIES {
+        let now = Clock::start().now();
         let stored = state.read().await?;
         let expected = stored.as_ref().map(|record| record.revision);
-        let mut record = stored.unwrap_or_else(|| StateRecord::new(Clock::start().now()));
-        for name in &pools {
-            record.pool_mut(name).paused = paused;
+        let mut record = match stored {
+            Some(record) => record,
+            None => first_record(launcher, now).await?,
+        };
+        match pool {
+            Some(name) => record.pool_mut(name).paused = paused,
+            None => record.paused = paused,
         }
         match state.replace(expected, record).await {
             Err(StateError::Conflict) => {}
-            written => {
-                written?;
-                let what = if paused { "paused: nothing more is launched, workers go on" } else { "resumed" };
-                return Ok(format!("{}: {what}", pools.join(", ")));
-            }
+            written => return Ok(paused_or_not(&written?, pool, paused)),
         }
     }
     bail!("the record changes too fast to write it; try again")
 }
+
+/// A new record is only for where nothing lives: beside workers it was lost, and scalers hold for a while because
+/// of that, until a new one is there.
+async fn first_record(launcher: &impl Launcher, now: Time) -> anyhow::Result<StateRecord> {
+    let workers = launcher.list(Look::Fresh, now).await.context("the workers cannot be listed")?;
+    match alive(&workers) {
+        0 => Ok(StateRecord::new(now)),
+        alive => bail!(
+            "the record is missing, though {alive} workers live: scalers hold for two minutes and rebuild it, \
+             `state repair` does so at once; then try again"
+        ),
+    }
+}
+
+/// What is in force now, in words.
+fn paused_or_not(record: &StateRecord, pool: Option<&str>, paused: bool) -> String {
+    let name = pool.unwrap_or("everything");
+    if paused {
+        return format!("{name}: paused: nothing more is launched, workers go on");
+    }
+    let others: Vec<_> =
+        record.pools.iter().filter(|(_, state)| state.paused).map(|(name, _)| &**name).collect();
+    match pool {
+        Some(_) if record.paused => {
+            format!("{name}: resumed, but everything is paused: see `state resume` without a pool")
+        }
+        None if !others.is_empty() => format!("{name}: resumed, but for pools paused by name: {}", others.join(", ")),
+        _ => format!("{name}: resumed"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

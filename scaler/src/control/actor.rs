@@ -287,18 +287,32 @@ fn log_verdicts(verdicts: &[(String, Verdict)], judged: &StateRecord) {
 
 /// What failed to be observed, since the moment when it first failed for this reason.
 pub(super) fn unknown<T>(before: &Fact<T>, why: Why, error: &dyn std::error::Error, now: Time) -> Fact<T> {
-    let since = match before {
-        Fact::Unknown(before) if before.why == why => before.since,
-        _ => {
-            tracing::warn!(why = why.as_str(), error = %chain(error), "workers or state cannot be observed");
-            now
-        }
-    };
-    Fact::Unknown(Unknown { why, detail: chain(error), since })
+    let (unknown, is_new) = unknown_since(before, why, error, now);
+    if is_new {
+        tracing::warn!(why = why.as_str(), error = %chain(error), "workers or state cannot be observed");
+    }
+    unknown
 }
 
-/// The same for the state record.
+fn unknown_since<T>(
+    before: &Fact<T>,
+    why: Why,
+    error: &dyn std::error::Error,
+    now: Time,
+) -> (Fact<T>, bool) {
+    let since = before.unknown().filter(|before| before.why == why).map(|before| before.since);
+    (Fact::Unknown(Unknown { why, detail: chain(error), since: since.unwrap_or(now) }), since.is_none())
+}
+
+/// The same for the state record. One that is damaged or gone is as loud as one that was lost.
 pub(super) fn state_unknown(before: &Fact<StateRecord>, error: &StateError, now: Time) -> Fact<StateRecord> {
     let why = if error.needs_repair() { Why::Unusable } else { Why::Unreachable };
-    unknown(before, why, error, now)
+    if !error.is_loss() {
+        return unknown(before, why, error, now);
+    }
+    let (unknown, is_new) = unknown_since(before, why, error, now);
+    if is_new {
+        tracing::error!(why = why.as_str(), error = %chain(error), "the state record cannot be used");
+    }
+    unknown
 }

@@ -146,7 +146,7 @@ impl Bulletin {
             decision,
             Decision::Hold(
                 Hold::Unknown { .. }
-                    | Hold::Paused
+                    | Hold::Paused { .. }
                     | Hold::QueueMissing { .. }
                     | Hold::TemplateMissing { .. }
             )
@@ -187,7 +187,7 @@ impl Bulletin {
 fn is_worth_telling(hold: &Hold, now: Time) -> bool {
     match hold {
         Hold::Unknown { unknown, .. } => now.since(unknown.since) >= UNKNOWN_AFTER,
-        Hold::Paused
+        Hold::Paused { .. }
         | Hold::CoolingDown { .. }
         | Hold::AtMaximum { .. }
         | Hold::QuotaReached { .. }
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(told(&mut bulletin, 10..20), [("AtCapacity", 1)]);
         bulletin.see(None, None, &decisions(Hold::Empty), later(20));
         assert_eq!(told(&mut bulletin, 20..30), [("Resumed", 1)]);
-        bulletin.see(None, None, &decisions(Hold::Paused), later(60));
+        bulletin.see(None, None, &decisions(Hold::Paused { everything: false }), later(60));
         bulletin.see(None, None, &decisions(Hold::Empty), later(61));
         assert_eq!(told(&mut bulletin, 61..90), [("Paused", 1)], "what is usual is not told");
         bulletin.see(None, None, &decisions(at_capacity()), later(100));

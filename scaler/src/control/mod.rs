@@ -6,6 +6,8 @@ mod bulletin;
 mod course;
 mod view;
 
+pub(crate) use self::view::alive;
+
 use std::{sync::Arc, time::Duration};
 
 use mayfly_service::{Shutdown, admin::Readiness, chain};

@@ -98,7 +98,7 @@ impl View {
 }
 
 /// Workers that a record must know of; what people started by hand proves none.
-pub(super) fn alive(workers: &[Worker]) -> usize {
+pub(crate) fn alive(workers: &[Worker]) -> usize {
     let ours = |worker: &&Worker| worker.serial.is_some() && !matches!(worker.phase, Phase::Finished(_));
     workers.iter().filter(ours).count()
 }

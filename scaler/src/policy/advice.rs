@@ -25,7 +25,10 @@ impl Hold {
     fn advice(&self, pool: &str) -> String {
         match self {
             Self::Unknown { what, unknown } => when_known(what, unknown),
-            Self::Paused => format!("after: mayfly-scaler state CONFIGURATION resume {pool}"),
+            Self::Paused { everything: true } => "after: mayfly-scaler state CONFIGURATION resume".to_owned(),
+            Self::Paused { everything: false } => {
+                format!("after: mayfly-scaler state CONFIGURATION resume {pool}")
+            }
             Self::CoolingDown { until, .. } => {
                 format!("after {until}, or once a message was done; the log says how workers failed")
             }

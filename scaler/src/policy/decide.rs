@@ -80,8 +80,9 @@ pub fn decide_pool(
         Ok(scene) => scene,
         Err(hold) => return Decision::Hold(hold),
     };
-    if state.paused {
-        return Decision::Hold(Hold::Paused);
+    let everything = observation.state.known().is_some_and(|record| record.paused);
+    if everything || state.paused {
+        return Decision::Hold(Hold::Paused { everything });
     }
     if let Some(withdraw) = scene.withdraw() {
         return Decision::Withdraw(withdraw);

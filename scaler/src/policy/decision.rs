@@ -94,8 +94,11 @@ pub enum Hold {
         /// Why and since when.
         unknown: Unknown,
     },
-    /// A person paused the pool.
-    Paused,
+    /// A person paused the pool, or everything.
+    Paused {
+        /// Whether everything is paused.
+        everything: bool,
+    },
     /// Workers failed; wait before the next try.
     CoolingDown {
         /// Until when.
@@ -303,7 +306,7 @@ impl Hold {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Unknown { .. } => "Unknown",
-            Self::Paused => "Paused",
+            Self::Paused { .. } => "Paused",
             Self::CoolingDown { .. } => "CoolingDown",
             Self::AtMaximum { .. } => "AtMaximum",
             Self::QuotaReached { .. } => "QuotaReached",
@@ -328,7 +331,8 @@ impl fmt::Display for Hold {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown { what, unknown } => write!(formatter, "{what} {unknown}"),
-            Self::Paused => formatter.write_str("the pool is paused"),
+            Self::Paused { everything: true } => formatter.write_str("everything is paused"),
+            Self::Paused { everything: false } => formatter.write_str("the pool is paused"),
             Self::CoolingDown { until, failures } => {
                 write!(formatter, "cooling down until {until} after {failures} failed workers")
             }

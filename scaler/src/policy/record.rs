@@ -25,6 +25,10 @@ pub struct StateRecord {
     /// The second it was initialised; part of every Job name, so that a lost record never leads back to a
     /// name that was used.
     pub epoch: u64,
+    /// No launch at all, of no pool, by a person's will. Scalers that don't know this field hold while it is
+    /// set, as they do at any field of a newer one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
     /// Every pool that ever launched.
     pub pools: BTreeMap<String, PoolState>,
 }
@@ -47,7 +51,7 @@ pub struct PoolState {
     /// The last launch was refused for want of room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_capacity: Option<Capacity>,
-    /// No launch at all, by a person's will.
+    /// No launch of this pool, by a person's will.
     pub paused: bool,
     /// Launches that are decided, but not yet seen as Jobs.
     pub intents: Vec<Intent>,
@@ -164,7 +168,13 @@ impl StateRecord {
     /// A record of an instance that never launched.
     #[must_use]
     pub const fn new(now: Time) -> Self {
-        Self { version: RECORD_VERSION, revision: 0, epoch: now.as_millis() / 1000, pools: BTreeMap::new() }
+        Self {
+            version: RECORD_VERSION,
+            revision: 0,
+            epoch: now.as_millis() / 1000,
+            paused: false,
+            pools: BTreeMap::new(),
+        }
     }
 
     /// The pool's state; a fresh one if it never launched.

@@ -67,8 +67,10 @@ impl ConfigMapState {
     }
 
     fn record_of(&self, stored: &ConfigMap) -> Result<Option<StateRecord>, StateError> {
-        let text = stored.data.as_ref().and_then(|data| data.get(KEY)).map_or("", String::as_str);
-        parse(text, &self.place())
+        let text = stored.data.as_ref().and_then(|data| data.get(KEY)).map(String::as_bytes);
+        // What is no UTF-8 is kept here, whoever wrote it.
+        let binary = stored.binary_data.as_ref().and_then(|data| data.get(KEY)).map(|bytes| &*bytes.0);
+        parse(text.or(binary).unwrap_or_default(), &self.place())
     }
 
     fn last(&self) -> Option<ConfigMap> {
@@ -101,6 +103,10 @@ impl StateStore for ConfigMapState {
         record.revision = expected.unwrap_or(0) + 1;
         let text = serde_json::to_string_pretty(&record)
             .map_err(|source| StateError::Corrupt { place: self.place(), source })?;
+        // The API server refuses a key that stands in both.
+        if let Some(binary) = &mut stored.binary_data {
+            binary.remove(KEY);
+        }
         stored.data.get_or_insert_default().insert(KEY.to_owned(), text);
         self.put(&stored).await?;
         Ok(record)
@@ -109,9 +115,15 @@ impl StateStore for ConfigMapState {
     async fn set_aside(&self, suffix: &str) -> Result<String, StateError> {
         let mut stored = self.fetch().await?;
         let aside = format!("{KEY}.{suffix}");
-        let data = stored.data.get_or_insert_default();
-        if let Some(damaged) = data.remove(KEY) {
+        if let Some(data) = &mut stored.data
+            && let Some(damaged) = data.remove(KEY)
+        {
             data.insert(aside.clone(), damaged);
+        }
+        if let Some(binary) = &mut stored.binary_data
+            && let Some(damaged) = binary.remove(KEY)
+        {
+            binary.insert(aside.clone(), damaged);
         }
         self.put(&stored).await?;
         Ok(format!("key {aside} of {}", self.place()))

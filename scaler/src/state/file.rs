@@ -50,12 +50,12 @@ impl FileState {
     }
 
     fn read_now(&self) -> Result<Option<StateRecord>, StateError> {
-        let text = match fs::read_to_string(&self.record) {
-            Ok(text) => text,
+        let bytes = match fs::read(&self.record) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.unavailable("read", source)),
         };
-        parse(&text, &self.place())
+        parse(&bytes, &self.place())
     }
 
     fn place(&self) -> String {
@@ -178,11 +178,16 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_record_is_neither_read_nor_replaced() {
         let (directory, state) = state();
-        fs::write(directory.path().join("state.json"), "{\"version\": 1, \"revision\"").unwrap();
-        assert!(matches!(state.read().await, Err(StateError::Corrupt { .. })));
-        assert!(matches!(state.replace(None, record()).await, Err(StateError::Corrupt { .. })));
-        state.set_aside("damaged").await.unwrap();
-        assert_eq!(state.read().await.unwrap(), None);
+        let sound = serde_json::to_vec(&record()).unwrap();
+        let no_utf8 = [&sound[..sound.len() - 2], b"\"a\xff\": 1}}"].concat();
+        for damage in [&b"{\"version\": 1, \"revision\""[..], b"\xff", b"\0\0\0\0", &no_utf8] {
+            fs::write(directory.path().join("state.json"), damage).unwrap();
+            assert!(matches!(state.read().await, Err(StateError::Corrupt { .. })), "{damage:?}");
+            assert!(matches!(state.replace(None, record()).await, Err(StateError::Corrupt { .. })));
+            let aside = state.set_aside("damaged").await.unwrap();
+            assert_eq!(state.read().await.unwrap(), None);
+            assert_eq!(fs::read(aside).unwrap(), damage);
+        }
     }
 
     #[tokio::test]

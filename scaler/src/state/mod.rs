@@ -87,27 +87,33 @@ impl StateError {
     pub const fn needs_repair(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Newer { .. })
     }
+
+    /// Whether what it held is gone or out of use, pauses and cool-downs with it.
+    #[must_use]
+    pub const fn is_loss(&self) -> bool {
+        self.needs_repair() || matches!(self, Self::Gone { .. })
+    }
 }
 
-/// Reads a stored record; `None` if it is empty.
+/// Reads a stored record; `None` if it is empty. Damage may have left anything, so these are bytes.
 ///
 /// # Errors
 /// `Corrupt`, or `Newer`.
-fn parse(text: &str, place: &str) -> Result<Option<StateRecord>, StateError> {
+fn parse(text: &[u8], place: &str) -> Result<Option<StateRecord>, StateError> {
     #[derive(Deserialize)]
     struct Versioned {
         version: u32,
     }
-    if text.trim().is_empty() {
+    if text.trim_ascii().is_empty() {
         return Ok(None);
     }
     let corrupt = |source| StateError::Corrupt { place: place.to_owned(), source };
     let newer = |detail| StateError::Newer { place: place.to_owned(), detail };
-    let Versioned { version } = serde_json::from_str(text).map_err(corrupt)?;
+    let Versioned { version } = serde_json::from_slice(text).map_err(corrupt)?;
     if version > RECORD_VERSION {
         return Err(newer(format!("its version is {version}, ours {RECORD_VERSION}")));
     }
-    serde_json::from_str(text).map(Some).map_err(|error: serde_json::Error| {
+    serde_json::from_slice(text).map(Some).map_err(|error: serde_json::Error| {
         let text = error.to_string();
         if text.starts_with("unknown field") { newer(text) } else { corrupt(error) }
     })

@@ -18,7 +18,8 @@ fn holds() -> Vec<Hold> {
         unknown(UnknownWhat::State, Why::Unusable),
         unknown(UnknownWhat::Queue("q".to_owned()), Why::Forbidden),
         unknown(UnknownWhat::Queue("q".to_owned()), Why::Unreachable),
-        Hold::Paused,
+        Hold::Paused { everything: false },
+        Hold::Paused { everything: true },
         Hold::CoolingDown { until: in_future(20), failures: 2 },
         Hold::AtMaximum { occupied: 10, maximum: 10 },
         Hold::AtMaximum { occupied: 0, maximum: 0 },
@@ -67,6 +68,8 @@ fn every_reason_to_hold_says_what_would_have_to_change() {
         launches when queue q can be seen again
     Paused: hold: the pool is paused
         launches after: mayfly-scaler state CONFIGURATION resume p
+    Paused: hold: everything is paused
+        launches after: mayfly-scaler state CONFIGURATION resume
     CoolingDown: hold: cooling down until 2027-01-15T08:00:20.000Z after 2 failed workers
         launches after 2027-01-15T08:00:20.000Z, or once a message was done; the log says how workers failed
     AtMaximum: hold: 10 of at most 10 workers
@@ -117,7 +120,7 @@ fn the_table_has_every_reason_to_hold() {
     // Who adds a reason comes by here.
     let number = |hold: &Hold| match hold {
         Hold::Unknown { .. } => 0,
-        Hold::Paused => 1,
+        Hold::Paused { .. } => 1,
         Hold::CoolingDown { .. } => 2,
         Hold::AtMaximum { .. } => 3,
         Hold::QuotaReached { .. } => 4,

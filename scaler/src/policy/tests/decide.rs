@@ -480,7 +480,7 @@ fn pause_and_cool_down_hold_before_everything_that_launches() {
     let over = PoolState { cooldown_until: Some(NOW), ..cooling.clone() };
     let until = hold(Hold::CoolingDown { until: in_future(7), failures: 2 });
     check(vec![
-        ("paused", Scene { state: paused, ..base() }, hold(Hold::Paused)),
+        ("paused", Scene { state: paused, ..base() }, hold(Hold::Paused { everything: false })),
         ("cooling down", Scene { state: cooling.clone(), ..base() }, until.clone()),
         (
             "cooling down below the minimum",

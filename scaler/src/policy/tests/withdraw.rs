@@ -103,7 +103,7 @@ fn pending_workers_are_taken_back_when_nothing_waited_for_long_enough() {
                 state: PoolState { paused: true, ..PoolState::default() },
                 ..empty_for(12, vec![unstarted(1)])
             },
-            Decision::Hold(Hold::Paused),
+            Decision::Hold(Hold::Paused { everything: false }),
         ),
         (
             "an open intent cannot be taken back, but counts for the minimum",

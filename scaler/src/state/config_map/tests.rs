@@ -117,6 +117,31 @@ async fn a_damaged_or_newer_record_is_neither_read_nor_replaced() {
 }
 
 #[tokio::test]
+async fn a_record_that_is_no_utf8_is_damaged_and_set_aside_where_bytes_are_kept() {
+    let mut damaged = fresh();
+    damaged["binaryData"] = json!({ "state.json": "/w==" });
+    let (state, _, stored) = stores(damaged).await;
+    assert!(matches!(state.read().await, Err(StateError::Corrupt { .. })));
+    assert!(matches!(state.replace(None, record()).await, Err(StateError::Corrupt { .. })));
+    state.set_aside("damaged-7").await.unwrap();
+    assert_eq!(stored.lock().unwrap().clone().unwrap()["binaryData"], json!({ "state.json.damaged-7": "/w==" }));
+    assert_eq!(state.read().await.unwrap(), None);
+    assert_eq!(state.replace(None, record()).await.unwrap().revision, 1);
+}
+
+#[tokio::test]
+async fn a_sound_record_that_was_put_back_as_bytes_is_used_and_written_as_text() {
+    let mut stored = fresh();
+    stored["binaryData"] = json!({ "state.json": "" });
+    let (state, _, stored) = stores(stored).await;
+    assert_eq!(state.read().await.unwrap(), None);
+    state.replace(None, record()).await.unwrap();
+    let stored = stored.lock().unwrap().clone().unwrap();
+    assert!(stored["binaryData"].get("state.json").is_none(), "a key may stand in one of them only: {stored}");
+    assert!(stored["data"]["state.json"].is_string());
+}
+
+#[tokio::test]
 async fn a_damaged_record_is_set_aside_under_another_key() {
     let (state, _, stored) = stores(with_text("damaged")).await;
     let place = state.set_aside("damaged-7").await.unwrap();
