@@ -8,8 +8,8 @@ use mayfly_service::ExitCode;
 use crate::{
     cluster::Cluster,
     config::{Config, LauncherConfig, Overrides},
-    launcher::{KubernetesLauncher, Launcher, Look, ProcessLauncher},
     control::alive,
+    launcher::{KubernetesLauncher, Launcher, Look, ProcessLauncher},
     policy::{Arrivals, LastFailure, LeadTimes, PoolState, StateRecord, judge},
     state::{ConfigMapState, FileState, StateError, StateStore},
     time::{Clock, Time},
@@ -117,8 +117,12 @@ async fn carry_out(
     match command {
         StateCommand::Show { output } => print!("{}", show(state, output, now).await?),
         StateCommand::Repair => println!("{}", repair(state, launcher, config, now).await?),
-        StateCommand::Pause { pool } => println!("{}", pause(state, launcher, config, pool.as_deref(), true).await?),
-        StateCommand::Resume { pool } => println!("{}", pause(state, launcher, config, pool.as_deref(), false).await?),
+        StateCommand::Pause { pool } => {
+            println!("{}", pause(state, launcher, config, pool.as_deref(), true).await?)
+        }
+        StateCommand::Resume { pool } => {
+            println!("{}", pause(state, launcher, config, pool.as_deref(), false).await?)
+        }
     }
     Ok(())
 }
@@ -294,7 +298,9 @@ fn paused_or_not(record: &StateRecord, pool: Option<&str>, paused: bool) -> Stri
         Some(_) if record.paused => {
             format!("{name}: resumed, but everything is paused: see `state resume` without a pool")
         }
-        None if !others.is_empty() => format!("{name}: resumed, but for pools paused by name: {}", others.join(", ")),
+        None if !others.is_empty() => {
+            format!("{name}: resumed, but for pools paused by name: {}", others.join(", "))
+        }
         _ => format!("{name}: resumed"),
     }
 }

@@ -377,6 +377,11 @@ fn warnings(pool: &PoolConfig, config: &Config) -> Vec<String> {
         "an slo below 3m cannot be kept while a node has to come first: keep workers warm (min_workers)",
     );
     warn(
+        pool.slo.is_some() && config.counters.is_none(),
+        "an slo without counters: how long work takes is told by ended workers alone, and how old messages are by \
+         looks at the depth, roughly",
+    );
+    warn(
         pool.withdraw_after < config.check_interval,
         "withdraw_after is shorter than check_interval: one empty look takes pending workers back",
     );

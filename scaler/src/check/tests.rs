@@ -87,6 +87,7 @@ pools:
       one worker   is taken to serve 1 message at once (worker.concurrency)
       template     each is a copy of what CronJob mayfly-documents holds (suspended)
       warning: an slo below 3m cannot be kept while a node has to come first: keep workers warm (min_workers)
+      warning: an slo without counters: how long work takes is told by ended workers alone, and how old messages are by looks at the depth, roughly
     ");
 }
 

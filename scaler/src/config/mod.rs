@@ -21,6 +21,8 @@ use std::{
 use mayfly_broker::BrokerArgs;
 use mayfly_service::tls::TlsFiles;
 
+#[cfg(test)]
+pub(crate) use self::schedule::scheduled;
 pub use counters::{CounterSource, CountersConfig};
 pub use error::ConfigError;
 pub use overrides::Overrides;

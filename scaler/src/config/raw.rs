@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{
     counters::RawCounters,
     deadlines::RawDeadlines,
-    schema::{EarlierSpan, Limit, ReadyWord, Scalar, Span, StartWord},
+    schema::{EarlierNumber, EarlierSpan, Limit, ReadyWord, Scalar, Span, StartWord},
 };
 
 /// The file.
@@ -111,7 +111,7 @@ pub(super) struct RawPool {
     /// What its workers take from, the first one first. All of them have an `slo` or none.
     pub(super) queues: Vec<RawQueue>,
     /// More ready messages than this launch a worker: 0 unless given. Without `slo`.
-    #[schemars(with = "u64")]
+    #[schemars(with = "EarlierNumber")]
     pub(super) target_queue_size: Option<String>,
     /// A message older than this launches a worker whatever the depth: 60s unless given; a bare number is milliseconds. Without `slo`.
     #[schemars(with = "EarlierSpan")]

@@ -77,11 +77,18 @@ impl RawWindow {
 
 fn cron(path: &str, text: &str) -> Result<Cron, ConfigError> {
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-    parser.parse(text).map_err(|error| ConfigError::Value {
+    let refused = |problem: &dyn std::fmt::Display| ConfigError::Value {
         path: path.to_owned(),
         value: text.to_owned(),
-        allowed: format!("expected a cron expression such as 0 8 * * mon-fri: {error}"),
-    })
+        allowed: format!("expected a cron expression such as 0 8 * * mon-fri: {problem}"),
+    };
+    let cron = parser.parse(text).map_err(|error| refused(&error))?;
+    // What never came would be looked for in all the past, at each decision.
+    let any_time = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+    match cron.find_next_occurrence(&any_time, true) {
+        Ok(_) => Ok(cron),
+        Err(_) => Err(refused(&"there is no such day")),
+    }
 }
 
 // === impl Window ===
@@ -91,7 +98,6 @@ impl Window {
     #[must_use]
     pub fn contains(&self, now: Time) -> bool {
         let Some(now) = zoned(now, &self.time_zone) else { return false };
-        // No such time, as far as one looks back, is none.
         let last = |cron: &Cron| cron.find_previous_occurrence(&now, true).ok();
         last(&self.start) > last(&self.end)
     }
@@ -130,6 +136,16 @@ impl PoolConfig {
         let of_windows = self.schedule.iter().filter_map(|window| window.min_workers);
         of_windows.fold(self.min_workers, u32::max)
     }
+}
+
+/// A schedule of this one window.
+#[cfg(test)]
+pub(crate) fn scheduled(window: &str) -> Vec<Window> {
+    let text = format!(
+        "instance: m\nlauncher: {{ process: {{ directory: d }} }}\npools:\n- name: p\n  queues: [{{ name: q }}]\n  \
+         worker: {{ command: [w] }}\n  schedule: [{window}]\n"
+    );
+    super::Config::parse(&text, &super::Overrides::default()).unwrap().pools.remove(0).schedule
 }
 
 #[cfg(test)]
@@ -186,9 +202,21 @@ mod tests {
     }
 
     #[test]
-    fn a_window_whose_times_never_come_or_fall_together_is_none() {
-        let never = pool("  - { start: 0 0 30 2 *, end: 0 0 * * *, min_workers: 5 }").unwrap();
-        assert_eq!(limits(&never, "2026-01-12T12:30:00Z"), (1, Some(10)));
+    fn a_window_whose_times_never_come_is_refused() {
+        for never in ["0 0 30 2 *", "0 0 31 4 *"] {
+            for (start, end) in [(never, "0 0 * * *"), ("0 0 * * *", never)] {
+                let window = format!("  - {{ start: {start}, end: {end}, min_workers: 5 }}");
+                let error = pool(&window).unwrap_err().to_string();
+                assert!(error.ends_with("there is no such day"), "{error}");
+            }
+        }
+        let leap = pool("  - { start: 0 0 29 2 *, end: 0 0 1 3 *, min_workers: 5 }").unwrap();
+        assert_eq!(limits(&leap, "2028-02-29T12:30:00Z"), (5, Some(10)));
+        assert_eq!(limits(&leap, "2027-02-28T12:30:00Z"), (1, Some(10)));
+    }
+
+    #[test]
+    fn a_window_whose_times_fall_together_is_none() {
         let at_once = pool("  - { start: 0 8 * * *, end: 0 8 * * *, min_workers: 5 }").unwrap();
         assert_eq!(limits(&at_once, "2026-01-12T12:30:00Z"), (1, Some(10)));
     }

@@ -9,8 +9,10 @@ use super::raw::RawConfig;
 
 /// A duration with its unit. (Fields are read as text; this and the others tell what text.)
 pub(super) struct Span;
-/// A duration; a bare number has the unit that it had in the earlier system.
+/// A duration; a bare number, quoted or not, has the unit that it had in the earlier system.
 pub(super) struct EarlierSpan;
+/// A whole number, quoted or not.
+pub(super) struct EarlierNumber;
 /// A whole number, or the word `unlimited`.
 pub(super) struct Limit;
 /// When to launch where nobody lives.
@@ -84,10 +86,13 @@ text!(Span, "Duration", {
 });
 text!(EarlierSpan, "EarlierDuration", {
     "anyOf": [
-        { "type": "string", "pattern": "^ *([0-9]+ *[a-zA-Zµ]+ *)+$" },
+        { "type": "string", "pattern": "^ *([0-9]+|([0-9]+ *[a-zA-Zµ]+ *)+) *$" },
         { "type": "integer", "minimum": 0 },
     ],
     "examples": ["250ms", "10s", "5m"],
+});
+text!(EarlierNumber, "EarlierNumber", {
+    "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": "^ *[0-9]+ *$" }],
 });
 text!(Limit, "Limit", {
     "anyOf": [{ "type": "integer", "minimum": 0, "maximum": 100_000 }, { "const": "unlimited" }],
@@ -147,6 +152,13 @@ mod tests {
         let pool = pool();
         let property = |key: &str| pool["properties"][key].clone();
         assert_eq!(property("launch_interval")["type"], "string");
+        // The earlier system's values stand in files as texts of digits, too.
+        for (key, own) in
+            [("force_empty_queue_interval", 0), ("check_trigger_interval", 0), ("target_queue_size", 1)]
+        {
+            let pattern = &property(key)["anyOf"][own]["pattern"];
+            assert!(pattern.as_str().unwrap().contains("[0-9]+"), "{key}: {pattern}");
+        }
         assert_eq!(property("packing")["type"], "boolean");
         assert_eq!(property("weight")["minimum"], 1);
         assert_eq!(property("max_workers")["anyOf"][1]["const"], "unlimited");

@@ -294,12 +294,7 @@ pub(super) fn unknown<T>(before: &Fact<T>, why: Why, error: &dyn std::error::Err
     unknown
 }
 
-fn unknown_since<T>(
-    before: &Fact<T>,
-    why: Why,
-    error: &dyn std::error::Error,
-    now: Time,
-) -> (Fact<T>, bool) {
+fn unknown_since<T>(before: &Fact<T>, why: Why, error: &dyn std::error::Error, now: Time) -> (Fact<T>, bool) {
     let since = before.unknown().filter(|before| before.why == why).map(|before| before.since);
     (Fact::Unknown(Unknown { why, detail: chain(error), since: since.unwrap_or(now) }), since.is_none())
 }

@@ -121,6 +121,10 @@ pub enum Hold {
         quota: u32,
         /// The pool's own part of it, while others wish as well.
         part: u32,
+        /// How old its latest message is or will be when it begins, where its wish tells, …
+        age: Option<Duration>,
+        /// … and how old it may be.
+        limit: Option<Duration>,
     },
     /// Nothing waits.
     Empty,
@@ -339,11 +343,13 @@ impl fmt::Display for Hold {
             Self::AtMaximum { occupied, maximum } => {
                 write!(formatter, "{occupied} of at most {maximum} workers")
             }
-            Self::QuotaReached { occupied, quota, part } => {
+            Self::QuotaReached { occupied, quota, part, age, limit } => {
                 write!(
                     formatter,
                     "{occupied} workers over all pools, the quota is {quota}, this pool's part {part}"
-                )
+                )?;
+                let Some((age, limit)) = age.zip(*limit) else { return Ok(()) };
+                write!(formatter, "; its latest message: {} of {}", seconds(age), seconds(limit))
             }
             Self::Empty => formatter.write_str("nothing waits"),
             Self::QueueMissing { queue } => write!(formatter, "queue {queue} does not exist"),

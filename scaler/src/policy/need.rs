@@ -73,9 +73,9 @@ impl Need {
             let fact = observation.queues.get(queue).unwrap_or(&not_yet_seen);
             let missing_now = matches!(fact.known(), Some(QueueFacts::Missing));
             match fact.fresh(now, if missing_now { stale.max(MISSING_STALE_AFTER) } else { stale }) {
-                Ok(QueueFacts::Present { ready, consumers }) => {
+                Ok(QueueFacts::Present { ready, .. }) => {
                     present = true;
-                    if let Some(unknown) = returning(pool, queue, *consumers, memory, observation, now) {
+                    if let Some(unknown) = returning(pool, queue, memory, observation, now) {
                         need.unknown = need.unknown.or_else(|| Some((queue.clone(), unknown)));
                         continue;
                     }
@@ -137,11 +137,11 @@ impl Need {
 }
 
 /// After the broker was away, what its workers had in hand waits again until they are back: that is no new work.
-/// With several queues, consumers and workers cannot be compared.
+/// A worker may take from several queues of its pool, or for a while from some of them only: it is back where any
+/// queue has as many consumers as there are workers.
 fn returning(
     pool: &PoolConfig,
     queue: &str,
-    consumers: u64,
     memory: &Memory,
     observation: &Observation,
     now: Time,
@@ -149,12 +149,13 @@ fn returning(
     let since = memory.back_since(queue).filter(|since| now.since(*since) < WORKERS_RETURN_WITHIN)?;
     let is_ready = |worker: &&Worker| worker.pool == pool.name && matches!(worker.phase, Phase::Ready { .. });
     let workers = observation.workers.known()?.iter().filter(is_ready).count() as u64;
+    let consumers = pool.queues.iter().filter_map(|queue| match observation.queues.get(queue)?.known()? {
+        QueueFacts::Present { consumers, .. } => Some(*consumers),
+        QueueFacts::Missing => None,
+    });
+    let consumers = consumers.max().unwrap_or(0);
     let detail = format!("it is back; {consumers} of {workers} workers are connected again");
-    (pool.queues.len() == 1 && consumers < workers).then_some(Unknown {
-        why: Why::Unreachable,
-        detail,
-        since,
-    })
+    (consumers < workers).then_some(Unknown { why: Why::Unreachable, detail, since })
 }
 
 /// A depth older than this is stale: three looks, at least 2 s.

@@ -1,7 +1,7 @@
 //! Divides the quota over the pools that wish to launch (facts/scaling §3.3): nobody takes another's fair
 //! part, an idle part is lent.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Counts, Decision, Hold, Launch, LaunchReason, Observation};
 use crate::{
@@ -87,23 +87,28 @@ pub fn share(
                 let weight = config.pool(name).map_or(0, |pool| u64::from(pool.weight));
                 let part = (u64::from(quota) * weight).checked_div(weights).unwrap_or(0);
                 let part = u32::try_from(part).unwrap_or(quota);
-                *decision = Decision::Hold(Hold::QuotaReached { occupied, quota, part });
+                let (age, limit) = latest(decision).unzip();
+                *decision = Decision::Hold(Hold::QuotaReached { occupied, quota, part, age, limit });
             }
         }
     }
     decisions
 }
 
-/// How old the latest message of a pool is or will be, measured by its limit, as far as its wish tells.
-fn lateness(decision: &Decision) -> f64 {
-    let Decision::Launch(launch) = decision else { return 0.0 };
+/// How old the latest message of a pool is or will be, and how old it may be, as far as its wish tells.
+const fn latest(decision: &Decision) -> Option<(Duration, Duration)> {
+    let Decision::Launch(launch) = decision else { return None };
     match launch.reason {
         LaunchReason::DeadlineAtRisk { age, slo: limit, .. }
-        | LaunchReason::MessageTooOld { age, limit, .. } => {
-            age.as_secs_f64() / limit.as_secs_f64().max(f64::MIN_POSITIVE)
-        }
-        _ => 0.0,
+        | LaunchReason::MessageTooOld { age, limit, .. } => Some((age, limit)),
+        _ => None,
     }
+}
+
+/// The one measured by the other.
+fn lateness(decision: &Decision) -> f64 {
+    latest(decision)
+        .map_or(0.0, |(age, limit)| age.as_secs_f64() / limit.as_secs_f64().max(f64::MIN_POSITIVE))
 }
 
 // === impl Claim ===

@@ -64,13 +64,14 @@ impl Scene<'_> {
         let limit = u64::from(room).min(takers.saturating_sub(u64::from(counts.pending)));
         let steps = supply.steps(u32::try_from(limit).unwrap_or(u32::MAX));
         let put_off = slo.start == Start::Latest || counts.useful() > 0;
-        match planner.plan(&supply.capacity, counts.pending > 0, &steps, put_off) {
-            Plan::OnTime(slack) => match self.top_up(&demand, &supply, room) {
-                Some((count, drains_in)) => {
-                    Ok(self.launch_of(count, LaunchReason::TopUp { ready, drains_in }))
-                }
-                None => Err(Hold::OnTime { slack: duration(slack) }),
-            },
+        let plan = planner.plan(&supply.capacity, counts.pending > 0, &steps, put_off);
+        // What is paid for is used whatever the plan: more need never gets less of it.
+        let top_up = self.top_up(&demand, &supply, room);
+        if let Some((count, drains_in)) = top_up.filter(|_| !matches!(plan, Plan::Launch(..))) {
+            return Ok(self.launch_of(count, LaunchReason::TopUp { ready, drains_in }));
+        }
+        match plan {
+            Plan::OnTime(slack) => Err(Hold::OnTime { slack: duration(slack) }),
             Plan::Batching(slack) => Err(Hold::Batching { launch_by: self.now + duration(slack) }),
             Plan::NothingHelps(_) if steps.is_empty() && counts.pending > 0 => {
                 Err(self.waiting_for_pending())
@@ -79,6 +80,7 @@ impl Scene<'_> {
                 Err(Hold::NothingHelps { age: duration(age), slo: duration(slo) })
             }
             Plan::Launch(count, Worst { age, slo }) => {
+                let count = count.max(top_up.map_or(0, |(count, _)| count));
                 let (age, slo) = (duration(age), duration(slo));
                 Ok(self.launch_of(count, LaunchReason::DeadlineAtRisk { ready, age, slo }))
             }

@@ -89,6 +89,33 @@ impl Drop for Place {
     }
 }
 
+/// What a worker launched with this pool's limits is told of its idle time.
+async fn told_idle(change: impl FnOnce(&mut PoolConfig)) -> String {
+    let told = tempfile::tempdir().unwrap();
+    let file = told.path().join("idle");
+    let mut place = Place::new(&["sh", "-c", &format!("echo \"$MAYFLY_MAX_IDLE\" > {}", file.display())]);
+    change(&mut place.pool);
+    place.launch().await.unwrap();
+    eventually(|| fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))).await;
+    fs::read_to_string(file).unwrap().trim().to_owned()
+}
+
+#[tokio::test]
+async fn a_worker_is_warm_by_the_minimum_of_the_window_that_it_was_launched_in() {
+    let window = crate::config::scheduled;
+    // The stamp is 2027-01-15T07:59:55Z.
+    let warm = "{ start: 0 7 * * *, end: 0 8 * * *, min_workers: 1 }";
+    assert_eq!(told_idle(|pool| pool.schedule = window(warm)).await, "10m");
+    let over = "{ start: 0 6 * * *, end: 0 7 * * *, min_workers: 1 }";
+    assert_eq!(told_idle(|pool| pool.schedule = window(over)).await, "");
+    let cold = "{ start: 0 7 * * *, end: 0 8 * * *, min_workers: 0 }";
+    let always_warm = |pool: &mut PoolConfig| *pool = PoolConfig { min_workers: 1, ..pool.clone() };
+    assert_eq!(told_idle(always_warm).await, "10m");
+    let but_now =
+        |pool: &mut PoolConfig| *pool = PoolConfig { min_workers: 1, schedule: window(cold), ..pool.clone() };
+    assert_eq!(told_idle(but_now).await, "");
+}
+
 async fn eventually(mut condition: impl FnMut() -> bool) {
     eventually_async(async || condition()).await;
 }

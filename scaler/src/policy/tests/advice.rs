@@ -23,8 +23,14 @@ fn holds() -> Vec<Hold> {
         Hold::CoolingDown { until: in_future(20), failures: 2 },
         Hold::AtMaximum { occupied: 10, maximum: 10 },
         Hold::AtMaximum { occupied: 0, maximum: 0 },
-        Hold::QuotaReached { occupied: 50, quota: 50, part: 25 },
-        Hold::QuotaReached { occupied: 0, quota: 0, part: 0 },
+        Hold::QuotaReached {
+            occupied: 50,
+            quota: 50,
+            part: 25,
+            age: Some(seconds(330)),
+            limit: Some(seconds(300)),
+        },
+        Hold::QuotaReached { occupied: 0, quota: 0, part: 0, age: None, limit: None },
         Hold::Empty,
         Hold::QueueMissing { queue: "q".to_owned() },
         Hold::TemplateMissing { template: "mayfly-p".to_owned(), since: ago(60) },
@@ -76,7 +82,7 @@ fn every_reason_to_hold_says_what_would_have_to_change() {
         launches when a worker has ended, or with a max_workers above 10
     AtMaximum: hold: 0 of at most 0 workers
         launches with a max_workers above 0
-    QuotaReached: hold: 50 workers over all pools, the quota is 50, this pool's part 25
+    QuotaReached: hold: 50 workers over all pools, the quota is 50, this pool's part 25; its latest message: 330.0 s of 300.0 s
         launches when workers of any pool have ended, or with a quota above 50
     QuotaReached: hold: 0 workers over all pools, the quota is 0, this pool's part 0
         launches with a quota above 0

@@ -17,22 +17,31 @@ fn scene() -> Scene {
 /// What is decided `after` the broker was there again, with these consumers of one message; it was away before if so
 /// told.
 fn decided(scene: &Scene, away: bool, after: u64, consumers: u64) -> Decision {
+    decided_of(scene, away, after, &[("q", consumers)])
+}
+
+/// The same of several queues, with a message in each.
+fn decided_of(scene: &Scene, away: bool, after: u64, consumers: &[(&'static str, u64)]) -> Decision {
+    let queues = consumers.iter().map(|(queue, _)| (*queue, known(waiting(0)))).collect();
+    let scene = Scene { queues, ..scene.clone() };
     let config = scene.config();
-    let sight = |queue: Fact<QueueFacts>, at: Time| {
+    let sight = |queue: &dyn Fn(u64) -> Fact<QueueFacts>, at: Time| {
         let mut observation = scene.observation();
-        observation.queues.insert("q".to_owned(), queue);
+        for (name, consumers) in consumers {
+            observation.queues.insert((*name).to_owned(), queue(*consumers));
+        }
         observation.workers = Fact::Known { value: scene.workers.known().unwrap().clone(), at };
         observation.state = Fact::Known { value: StateRecord::new(ago(10_000)), at };
         observation
     };
-    let back = |at| Fact::Known { value: QueueFacts::Present { ready: 1, consumers }, at };
+    let back = |at| move |consumers| Fact::Known { value: QueueFacts::Present { ready: 1, consumers }, at };
     let mut memory = Memory::default();
     if away {
-        memory = remember(memory, &sight(unknown(Why::Unreachable), ago(1)), &config);
+        memory = remember(memory, &sight(&|_| unknown(Why::Unreachable), ago(1)), &config);
     }
-    memory = remember(memory, &sight(back(NOW), NOW), &config);
+    memory = remember(memory, &sight(&back(NOW), NOW), &config);
     let now = in_future(after);
-    let observation = sight(back(now), now);
+    let observation = sight(&back(now), now);
     memory = remember(memory, &observation, &config);
     decide(&memory, &observation, &config, now)["p"].clone()
 }
@@ -49,6 +58,20 @@ fn what_a_broker_gives_back_waits_for_the_workers_that_had_it() {
     assert!(launched(&decided(&scene, true, 1, 2)), "they are back, and have not taken it");
     assert!(launched(&decided(&scene, true, 30, 1)), "they do not come back");
     assert!(launched(&decided(&scene, false, 1, 1)), "it was never away");
+}
+
+#[test]
+fn so_it_does_where_a_pool_has_several_queues() {
+    let scene = scene();
+    let of = |after, first, second| decided_of(&scene, true, after, &[("q", first), ("r", second)]);
+    let held = of(1, 1, 1);
+    assert!(held.to_string().contains("1 of 2 workers are connected again"), "{held}");
+    assert!(launched(&of(1, 2, 2)), "they are back, and have taken neither message");
+    assert!(
+        launched(&of(1, 2, 0)),
+        "they are back, and take from the first alone as long as something waits there"
+    );
+    assert!(launched(&of(30, 1, 1)), "they do not come back");
 }
 
 #[test]

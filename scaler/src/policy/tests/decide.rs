@@ -1,7 +1,7 @@
 //! Every reason to launch and to hold (facts: the pseudo-code of the policy, top to bottom).
 
 use super::{super::*, scene::*};
-use crate::config::{PoolConfig, SloConfig, Start};
+use crate::config::{PoolConfig, SloConfig, Start, scheduled};
 
 fn hold(hold: Hold) -> Decision {
     Decision::Hold(hold)
@@ -558,4 +558,35 @@ fn a_pool_without_its_template_waits_for_it_and_only_where_it_would_launch() {
         Scene { pool: PoolConfig { max_workers: Some(1), ..pool("p") }, ..Scene::with_workers([ready(1)]) };
     assert_eq!(decision(&full), Decision::Hold(Hold::AtMaximum { occupied: 1, maximum: 1 }));
     assert_eq!(base().decide(), launches([0], DEPTH), "with its template it launches");
+}
+
+#[test]
+fn a_schedule_changes_the_limits_that_a_decision_goes_by() {
+    // It is 2027-01-15T08:00:00Z, a Friday.
+    let scene = |window: &str, workers: Vec<Worker>| {
+        let pool = PoolConfig { schedule: scheduled(window), max_workers: Some(3), ..pool("p") };
+        Scene { pool, ..Scene::with_workers(workers) }
+    };
+    let below = LaunchReason::BelowMinimum { useful: 1, minimum: 2 };
+    let (now, over) = ("start: 0 7 * * fri, end: 0 9 * * fri", "start: 0 7 * * thu, end: 0 9 * * thu");
+    let with = |window: &str, limits: &str| format!("{{ {window}, {limits} }}");
+    let idle = |window: &str| Scene {
+        queues: vec![("q", known(waiting(0)))],
+        ..scene(&with(window, "min_workers: 2"), vec![ready(1)])
+    };
+    check(vec![
+        (
+            "nothing is launched within a window of none",
+            scene(&with(now, "max_workers: 0"), vec![]),
+            hold(Hold::AtMaximum { occupied: 0, maximum: 0 }),
+        ),
+        ("but before and after it", scene(&with(over, "max_workers: 0"), vec![]), launches([0], DEPTH)),
+        (
+            "a maximum that is lowered counts those that are there",
+            scene(&with(now, "max_workers: 1"), vec![ready(1), ready(2)]),
+            hold(Hold::AtMaximum { occupied: 2, maximum: 1 }),
+        ),
+        ("a minimum that is raised is filled though nothing waits", idle(now), launches([1], below)),
+        ("and not outside of its window", idle(over), hold(Hold::Empty)),
+    ]);
 }

@@ -34,15 +34,23 @@ fn defect_2_an_error_while_counting_launches_duplicates() {
 
 #[test]
 fn defect_3_one_start_that_cannot_succeed_blocks_scaling_for_ever() {
-    // It ends at its start deadline, is counted as a failure, and the next one is tried after the cool-down.
-    let stuck = finished(1, broken(69));
-    let judged = judge(&StateRecord::new(ago(100)), std::slice::from_ref(&stuck), &base().config(), NOW);
-    let state = judged.record.pool("p");
-    let until = state.cooldown_until.unwrap();
-    let cooling = Scene { state: state.clone(), ..Scene::with_workers([stuck]) };
-    assert_eq!(cooling.decide(), Decision::Hold(Hold::CoolingDown { until, failures: 1 }));
-    let over = Scene { state: PoolState { cooldown_until: Some(NOW), ..state }, ..cooling };
-    assert_eq!(over.decide(), launches([0], DEPTH));
+    // A pod whose image is no image stays pending; one whose image cannot be pulled is waited for a while. One
+    // that runs and gets no further ends at its start deadline.
+    let bad_image = worker(1, pending(false, PendingCause::BadImage, ago(1)));
+    let no_pull = |since| worker(1, pending(false, PendingCause::ImagePull, since));
+    for stuck in [bad_image, no_pull(ago(301)), finished(1, broken(69))] {
+        let judged = judge(&StateRecord::new(ago(100)), std::slice::from_ref(&stuck), &base().config(), NOW);
+        let state = judged.record.pool("p");
+        let until = state.cooldown_until.unwrap();
+        let cooling = Scene { state: state.clone(), ..Scene::with_workers([stuck.clone()]) };
+        assert_eq!(cooling.decide(), Decision::Hold(Hold::CoolingDown { until, failures: 1 }));
+        // It is given up, so that it blocks nothing even while it is still there.
+        let over = Scene { state: PoolState { cooldown_until: Some(NOW), ..state }, ..cooling };
+        let slot = u32::from(!matches!(stuck.phase, Phase::Finished(_)));
+        assert_eq!(over.decide(), launches([slot], DEPTH));
+    }
+    let waited_for = Scene::with_workers([no_pull(ago(60))]);
+    assert!(matches!(waited_for.decide(), Decision::Hold(Hold::WaitingForPending { .. })));
 }
 
 #[test]
@@ -52,6 +60,22 @@ fn defect_4_a_job_whose_pod_does_not_exist_yet_is_not_counted() {
     assert!(matches!(not_seen.decide(), Decision::Hold(Hold::WaitingForPending { pending: 1, .. })));
     let no_process = Scene::with_workers([unstarted(1)]);
     assert!(matches!(no_process.decide(), Decision::Hold(Hold::WaitingForPending { pending: 1, .. })));
+}
+
+#[test]
+fn defect_5_a_worker_is_ended_amid_a_message_that_takes_longer_than_its_idle_time() {
+    // That is the worker's part (`idle` in mayfly-worker). The scaler's: it takes back nothing that has started,
+    // however long it is at work and nothing waits.
+    let working = [ready(1), starting(2), worker(3, Phase::Draining)];
+    let empty = Scene {
+        queues: vec![("q", known(waiting(0)))],
+        since: seconds(7200),
+        ..Scene::with_workers(working)
+    };
+    assert_eq!(empty.decide(), Decision::Hold(Hold::Empty));
+    let unstarted = Scene { workers: known(vec![ready(1), unstarted(2)]), ..empty };
+    let Decision::Withdraw(withdraw) = unstarted.decide() else { unreachable!("{}", unstarted.decide()) };
+    assert_eq!(withdraw.workers, ["worker-2"]);
 }
 
 #[test]

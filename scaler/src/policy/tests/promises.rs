@@ -21,6 +21,7 @@ impl World {
             all += counts.occupied();
             let most = pool.max_workers.unwrap_or(u32::MAX);
             prop_assert!(counts.occupied() <= most, "{counts:?} in {} at {}", pool.name, self.now);
+            // What a launch may make of them is checked there; causes change while they are pending.
             let gate = pool.scale_increment.max(pool.max_pending_while_scaling);
             let gated = pool.slo.is_none();
             prop_assert!(!gated || counts.pending <= gate, "{counts:?} in {} at {}", pool.name, self.now);
@@ -66,13 +67,14 @@ impl World {
         Ok(())
     }
 
-    /// A launch rests on fresh facts, keeps its distance, and respects pause and cool-down.
+    /// A launch rests on fresh facts, keeps its distance, and respects pause and cool-down. A classic pool has no
+    /// more than `scale_increment` pending with it, but while all that were pending are known to wait for a node.
     pub(super) fn check_launch(
         &self,
         observation: &Observation,
         pool: &str,
         state: &PoolState,
-        reason: LaunchReason,
+        Launch { slots, reason }: &Launch,
     ) -> Checked {
         let time = self.time();
         let pool = self.config.pool(pool).unwrap();
@@ -92,6 +94,27 @@ impl World {
         let since = state.last_launch().map_or(Duration::MAX, |last| time.since(last));
         let paced = pool.slo.is_none() || matches!(reason, LaunchReason::BelowMinimum { .. });
         prop_assert!(!paced || since >= pool.launch_interval, "launched {since:?} after the last");
+        let own = || observation.workers.known().into_iter().flatten().filter(|it| it.pool == pool.name);
+        let mut pending: Vec<_> = own()
+            .filter(|worker| !state.has_given_up(worker))
+            .filter_map(|worker| match worker.phase {
+                Phase::Pending { cause, .. } => Some(cause),
+                _ => None,
+            })
+            .collect();
+        let is_seen = |intent: &&Intent| own().any(|worker| worker.serial == Some(intent.serial));
+        pending.extend(state.intents.iter().filter(|it| !is_seen(it)).map(|_| PendingCause::Intended));
+        let all_wait = !pending.is_empty() && pending.iter().all(|cause| *cause == PendingCause::NodeComing);
+        let gate = if all_wait {
+            pool.max_pending_while_scaling.max(pool.scale_increment)
+        } else {
+            pool.scale_increment
+        };
+        let with_it = pending.len() + slots.len();
+        prop_assert!(
+            pool.slo.is_some() || with_it <= gate as usize,
+            "{with_it} pending: {pending:?} and {slots:?}"
+        );
         Ok(())
     }
 

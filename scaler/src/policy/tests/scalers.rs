@@ -89,8 +89,9 @@ impl World {
             }
             record.pool_mut(&pool.name).intents.retain(|intent| time.since(intent.stamp) < seconds(120));
             match &decisions[&pool.name] {
-                Decision::Launch(Launch { slots, reason }) => {
-                    self.check_launch(&observation, &pool.name, &state, *reason)?;
+                Decision::Launch(launch) => {
+                    self.check_launch(&observation, &pool.name, &state, launch)?;
+                    let Launch { slots, reason } = launch;
                     let state = record.pool_mut(&pool.name);
                     for slot in slots {
                         let intent = Intent {

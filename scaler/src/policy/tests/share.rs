@@ -112,7 +112,14 @@ fn who_gets_nothing_is_told_why_and_who_gets_less_keeps_its_lowest_slots() {
     let (config, observation, decisions) = parties(Some(3), &[(1, 0, 3), (1, 2, 1)]);
     let shared = share(decisions, &observation, &config);
     assert_eq!(shared["p0"], launches([0], DEPTH));
-    assert_eq!(shared["p1"], Decision::Hold(Hold::QuotaReached { occupied: 2, quota: 3, part: 1 }));
+    let held = |age, limit| Hold::QuotaReached { occupied: 2, quota: 3, part: 1, age, limit };
+    assert_eq!(shared["p1"], Decision::Hold(held(None, None)));
+    let (config, observation, mut decisions) = parties(Some(3), &[(1, 0, 3), (1, 2, 1)]);
+    if let Some(Decision::Launch(launch)) = decisions.get_mut("p1") {
+        launch.reason = late(150);
+    }
+    let shared = share(decisions, &observation, &config);
+    assert_eq!(shared["p1"], Decision::Hold(held(Some(seconds(150)), Some(seconds(100)))));
 }
 
 #[test]

@@ -168,9 +168,11 @@ fn room_on_nodes_that_are_paid_for_is_used_first() {
         pool: slo(four),
         ..experienced(ready_messages, workers)
     };
-    // 400 s of work, of which 270 can be done by one; two more that begin after 10 s are enough. It is urgent.
+    // It is urgent; two more that begin after 10 s are enough, and the third place is paid for as well.
     let urgent = Scene { since: seconds(200), ..scene(200, vec![on("a", ready(1))]) };
-    assert_eq!(launched(&urgent.decide()), 2, "{}", urgent.decide());
+    assert_eq!(launched(&urgent.decide()), 3, "{}", urgent.decide());
+    let short = Scene { since: seconds(265), ..scene(17, vec![on("a", ready(1))]) };
+    assert_eq!(launched(&short.decide()), 1, "not enough for more: {}", short.decide());
     let other = on("a", Worker { pool: "other".to_owned(), ..ready(9) });
     let crowded = Scene {
         since: seconds(200),
@@ -183,6 +185,18 @@ fn room_on_nodes_that_are_paid_for_is_used_first() {
     assert_eq!(paid.decide(), launches([1, 2, 3], top_up));
     let short = scene(17, vec![on("a", ready(1))]);
     assert_eq!(launched(&short.decide()), 1, "each is to have 10 s of work: {}", short.decide());
+    // More need never gets less of what is paid for, though more is late, or a node would do later.
+    for messages in [260, 271, 500, 1000] {
+        let more = scene(messages, vec![on("a", ready(1))]);
+        assert_eq!(launched(&more.decide()), 3, "{messages}: {}", more.decide());
+    }
+    let late = Scene { since: seconds(400), ..scene(20, vec![on("a", ready(1))]) };
+    assert_eq!(
+        launched(&late.decide()),
+        2,
+        "also where nothing helps those that are late: {}",
+        late.decide()
+    );
     let pending = scene(100, vec![on("a", ready(1)), on("a", starting(2))]);
     assert_eq!(launched(&pending.decide()), 0, "one after the other: {}", pending.decide());
 }
@@ -338,5 +352,38 @@ proptest! {
         };
         prop_assert!(launched(ready, since) <= launched(ready + more, since + longer));
         prop_assert!(max_workers == Some(0) || launched(ready, since) > 0, "an immediate start waits for nothing");
+    }
+
+    /// What more need may do is to put a larger step off, of which a smaller one could not be: then it comes by its
+    /// last moment.
+    #[test]
+    fn beside_living_workers_more_messages_never_launch_fewer(
+        messages in 1..2000_u64,
+        more in 0..2000_u64,
+        since in 1..400_u64,
+        service_ms in 1.0..20_000.0,
+        per_node in 1..9_u32,
+        target in 20..2000_u64,
+        (working, coming, nodes) in (1..6_u64, 0..3_u64, 1..4_u64),
+    ) {
+        let decided = |messages| {
+            let pool = slo(|slo| {
+                slo.pods_per_node = Some(per_node);
+                slo.targets = vec![seconds(target)];
+            });
+            let worker = |serial| match serial {
+                serial if serial <= working => on(&format!("n{}", serial % nodes), ready(serial)),
+                serial => unstarted(serial),
+            };
+            let scene = experienced(messages, (1..=working + coming).map(worker).collect::<Vec<_>>());
+            let mut state = scene.state.clone();
+            state.estimates.service_time = Some(ServiceTime { mean_ms: service_ms, weight: 200.0, recent_ms: None });
+            Scene { pool, state, since: seconds(since), ..scene }.decide()
+        };
+        let (less, more) = (decided(messages), decided(messages + more));
+        let by_deadline = matches!(&less, Decision::Launch(Launch { reason: LaunchReason::DeadlineAtRisk { .. }, .. }));
+        let put_off = matches!(more, Decision::Hold(Hold::Batching { .. }))
+            || matches!(&more, Decision::Launch(Launch { reason: LaunchReason::TopUp { .. }, .. }));
+        prop_assert!(launched(&less) <= launched(&more) || (by_deadline && put_off), "{less}, with more {more}");
     }
 }

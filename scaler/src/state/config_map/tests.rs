@@ -124,7 +124,10 @@ async fn a_record_that_is_no_utf8_is_damaged_and_set_aside_where_bytes_are_kept(
     assert!(matches!(state.read().await, Err(StateError::Corrupt { .. })));
     assert!(matches!(state.replace(None, record()).await, Err(StateError::Corrupt { .. })));
     state.set_aside("damaged-7").await.unwrap();
-    assert_eq!(stored.lock().unwrap().clone().unwrap()["binaryData"], json!({ "state.json.damaged-7": "/w==" }));
+    assert_eq!(
+        stored.lock().unwrap().clone().unwrap()["binaryData"],
+        json!({ "state.json.damaged-7": "/w==" })
+    );
     assert_eq!(state.read().await.unwrap(), None);
     assert_eq!(state.replace(None, record()).await.unwrap().revision, 1);
 }
@@ -137,7 +140,10 @@ async fn a_sound_record_that_was_put_back_as_bytes_is_used_and_written_as_text()
     assert_eq!(state.read().await.unwrap(), None);
     state.replace(None, record()).await.unwrap();
     let stored = stored.lock().unwrap().clone().unwrap();
-    assert!(stored["binaryData"].get("state.json").is_none(), "a key may stand in one of them only: {stored}");
+    assert!(
+        stored["binaryData"].get("state.json").is_none(),
+        "a key may stand in one of them only: {stored}"
+    );
     assert!(stored["data"]["state.json"].is_string());
 }
 
