@@ -117,15 +117,19 @@ impl Connection {
     }
 }
 
+/// What encrypts a connection to `url`, if that is to be.
+pub(crate) fn tls_connector(url: &BrokerUrl) -> lapin::Result<Option<RustlsConnector>> {
+    if !url.is_encrypted() {
+        return Ok(None);
+    }
+    // Read anew each time: certificates are renewed while programs run.
+    Ok(Some(RustlsConnector::from(url.tls().client_config().map_err(io::Error::other)?)))
+}
+
 /// lapin's own way to TLS knows one kind of trust and reads no files, so we bring the stream.
 async fn connect(url: &BrokerUrl, name: &str) -> lapin::Result<lapin::Connection> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connector = if url.is_encrypted() {
-        // Read anew each time: certificates are renewed while programs run.
-        Some(RustlsConnector::from(url.tls().client_config().map_err(io::Error::other)?))
-    } else {
-        None
-    };
+    let connector = tls_connector(url)?;
     lapin::Connection::connector(
         url.uri().clone(),
         default_runtime()?,

@@ -63,6 +63,9 @@ struct Findings {
     /// Whether a connection may have too few channels; absent unless asked, or where it may not.
     #[serde(skip_serializing_if = "Option::is_none")]
     channels: Option<queues::FewChannels>,
+    /// Which broker answered; absent unless asked, or where it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broker: Option<counters::Release>,
     /// From what ages are told; empty unless asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     counters: Vec<counters::Answer>,
@@ -133,7 +136,8 @@ impl Findings {
             Ok(answers) => {
                 self.queues = answers.queues;
                 self.channels = answers.channels;
-                self.counters = counters::ask(&url, config).await;
+                self.broker = counters::Release::ask(&url).await;
+                self.counters = counters::ask(&url, config, self.broker.as_ref()).await;
                 let queues = queues::Answer::exit_code(&self.queues);
                 if queues == ExitCode::Ok { counters::Answer::exit_code(&self.counters) } else { queues }
             }
@@ -154,12 +158,15 @@ impl Findings {
     }
 
     fn print(&self, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
-        let Self { error, meaning, queues, channels, counters, cluster } = self;
+        let Self { error, meaning, queues, channels, broker, counters, cluster } = self;
         if let Some(meaning) = meaning {
             write!(out, "{meaning}")?;
         }
         if !queues.is_empty() {
             writeln!(out, "\nat the broker")?;
+        }
+        if let Some(broker) = broker {
+            writeln!(out, "  {broker}")?;
         }
         for answer in queues {
             writeln!(out, "  {answer}")?;

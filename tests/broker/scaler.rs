@@ -2,6 +2,7 @@
 
 mod age;
 mod counters;
+mod offer;
 mod refused;
 mod reload;
 mod restart;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mayfly_broker::BrokerUrl;
+use mayfly_broker::{BrokerUrl, CALL_LIMIT, Greeting};
 use mayfly_service::{ExitCode, chain};
 use serde::Serialize;
 
@@ -15,6 +15,21 @@ use crate::{
     policy::Why,
     time::Clock,
 };
+
+/// How to have the Prometheus endpoint …
+macro_rules! prometheus {
+    () => {
+        "rabbitmq-plugins enable rabbitmq_prometheus, and counters: { prometheus: \"http://HOST:15692\" }"
+    };
+}
+
+/// … and the management plugin, which also tells the stamp of the head message.
+macro_rules! management {
+    () => {
+        "rabbitmq-plugins enable rabbitmq_management, and counters: { management: \"http://HOST:15672\" }, which also \
+         tells the publisher's stamp of the first message in a classic queue"
+    };
+}
 
 /// What an endpoint offers, or what to do for a better one.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -33,14 +48,20 @@ pub(super) struct Answer {
 #[serde(tag = "ages", rename_all = "snake_case")]
 enum Offer {
     /// Looks at the depth alone.
-    Looks,
+    Looks {
+        /// What the broker could count them by.
+        better: Better,
+    },
     /// Counters, known as they are now.
     Exact {
         /// Which RabbitMQ answered.
         version: String,
     },
     /// Counters, known as they were some seconds ago.
-    Late,
+    Late {
+        /// What the broker could count them by.
+        better: Better,
+    },
     /// Nothing from there.
     Nothing {
         /// Why.
@@ -48,10 +69,32 @@ enum Offer {
     },
 }
 
-/// Asks every configured endpoint once.
-pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Vec<Answer> {
+/// The best source of counters that a release has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Better {
+    /// The Prometheus endpoint counts by queue: RabbitMQ 4.0 and later.
+    Prometheus,
+    /// It does not: the management plugin does.
+    Management,
+    /// Nobody knows the release.
+    Unknown,
+}
+
+/// Which broker it is, as it says itself.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Release {
+    product: String,
+    version: String,
+    #[serde(skip)]
+    better: Better,
+}
+
+/// Asks every configured endpoint once; `release` is the broker's.
+pub(super) async fn ask(url: &BrokerUrl, config: &Config, release: Option<&Release>) -> Vec<Answer> {
+    let better = release.map_or(Better::Unknown, |release| release.better);
     let Some(counters) = &config.counters else {
-        return vec![Answer { counters: None, offer: Offer::Looks, code: ExitCode::Ok }];
+        return vec![Answer { counters: None, offer: Offer::Looks { better }, code: ExitCode::Ok }];
     };
     let endpoints = match Endpoint::all(counters, url.vhost(), Login::of(url)) {
         Ok(endpoints) => endpoints,
@@ -67,7 +110,7 @@ pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Vec<Answer> {
                     CounterSource::Prometheus => {
                         Offer::Exact { version: page.version.clone().unwrap_or_default() }
                     }
-                    CounterSource::Management => Offer::Late,
+                    CounterSource::Management => Offer::Late { better },
                 };
                 pages.push(page);
                 answers.push(Answer { counters: Some(address), offer, code: ExitCode::Ok });
@@ -89,6 +132,39 @@ pub(super) async fn ask(url: &BrokerUrl, config: &Config) -> Vec<Answer> {
     answers
 }
 
+// === impl Release ===
+
+impl Release {
+    /// What the broker says; `None` where it says nothing that helps.
+    pub(super) async fn ask(url: &BrokerUrl) -> Option<Self> {
+        match Greeting::read(url, CALL_LIMIT).await {
+            Ok(greeting) => Some(greeting.into()),
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "the broker does not say which release it is");
+                None
+            }
+        }
+    }
+}
+
+impl From<Greeting> for Release {
+    fn from(greeting: Greeting) -> Self {
+        let better = match greeting.major() {
+            Some(major) if greeting.product == "RabbitMQ" && major >= 4 => Better::Prometheus,
+            Some(_) if greeting.product == "RabbitMQ" => Better::Management,
+            _ => Better::Unknown,
+        };
+        let Greeting { product, version } = greeting;
+        Self { product, version, better }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "broker: {} {}", self.product, self.version)
+    }
+}
+
 // === impl Answer ===
 
 impl Answer {
@@ -107,20 +183,41 @@ impl fmt::Display for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = self.counters.as_deref().unwrap_or("configuration");
         match &self.offer {
-            Offer::Looks => formatter.write_str(
-                "ages: told from looks at the depth, roughly. RabbitMQ 4.0 and later let them be told to the \
-                 second: rabbitmq-plugins enable rabbitmq_prometheus, and counters: { prometheus: \
-                 \"http://HOST:15692\" }; any version to some seconds: rabbitmq_management, and counters: { \
-                 management: \"http://HOST:15672\" }",
-            ),
+            Offer::Looks { better } => {
+                formatter.write_str("ages: told from looks at the depth, roughly. ")?;
+                formatter.write_str(match better {
+                    Better::Prometheus => {
+                        concat!("This release lets them be told to the second: ", prometheus!())
+                    }
+                    Better::Management => concat!(
+                        "This release lets them be told to some seconds: ",
+                        management!(),
+                        "; to the second only RabbitMQ 4.0 and later"
+                    ),
+                    Better::Unknown => concat!(
+                        "RabbitMQ 4.0 and later let them be told to the second: ",
+                        prometheus!(),
+                        "; any version to some seconds: ",
+                        management!()
+                    ),
+                })
+            }
             Offer::Exact { version } => {
                 write!(formatter, "counters {address}: RabbitMQ {version}; ages are told to the second")
             }
-            Offer::Late => write!(
-                formatter,
-                "counters {address}: ages are told to some seconds. RabbitMQ 4.0 and later tell them to the \
-                 second by counters.prometheus"
-            ),
+            Offer::Late { better } => {
+                write!(formatter, "counters {address}: ages are told to some seconds")?;
+                formatter.write_str(match better {
+                    Better::Prometheus => concat!(". This release tells them to the second: ", prometheus!()),
+                    Better::Management => ", the best that this release offers",
+                    Better::Unknown => {
+                        ". RabbitMQ 4.0 and later tell them to the second by counters.prometheus"
+                    }
+                })?;
+                formatter.write_str(
+                    ". What waited before the scaler came has an age in classic queues whose publishers stamp messages",
+                )
+            }
             Offer::Nothing { detail } => {
                 write!(formatter, "counters {address}: {detail}; ages are told from looks alone")
             }
@@ -133,13 +230,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_counters_it_says_what_to_switch_on() {
-        let answer = Answer { counters: None, offer: Offer::Looks, code: ExitCode::Ok };
-        let text = answer.to_string();
-        for word in ["rabbitmq_prometheus", "counters: { prometheus: \"http://HOST:15692\" }", "management"] {
-            assert!(text.contains(word), "{word}: {text}");
-        }
-        assert_eq!(serde_json::to_string(&answer).unwrap(), r#"{"ages":"looks"}"#);
+    fn without_counters_it_says_what_to_switch_on_in_this_release() {
+        let answer = |product: &str, version: &str| {
+            let greeting = Greeting { product: product.to_owned(), version: version.to_owned() };
+            let better = Release::from(greeting).better;
+            Answer { counters: None, offer: Offer::Looks { better }, code: ExitCode::Ok }
+        };
+        let advised = |product: &str, version: &str| {
+            let text = answer(product, version).to_string();
+            (
+                text.contains("prometheus: \"http://HOST:15692\""),
+                text.contains("management: \"http://HOST:15672\""),
+            )
+        };
+        assert_eq!(advised("RabbitMQ", "4.0.5"), (true, false));
+        assert_eq!(advised("RabbitMQ", "4.3.0-rc.1"), (true, false));
+        assert_eq!(advised("RabbitMQ", "3.10.8"), (false, true));
+        assert_eq!(advised("RabbitMQ", "unversioned"), (true, true));
+        assert_eq!(advised("LavinMQ", "2.1.0"), (true, true));
+        let json = serde_json::to_string(&answer("RabbitMQ", "3.13.0")).unwrap();
+        assert_eq!(json, r#"{"ages":"looks","better":"management"}"#);
+    }
+
+    #[test]
+    fn with_late_counters_it_says_whether_this_release_has_better_ones() {
+        let told = |better| {
+            let offer = Offer::Late { better };
+            Answer { counters: Some("http://a".to_owned()), offer, code: ExitCode::Ok }.to_string()
+        };
+        assert!(told(Better::Prometheus).contains("This release tells them to the second: rabbitmq-plugins"));
+        assert!(told(Better::Management).contains("the best that this release offers"));
+        assert!(told(Better::Unknown).contains("RabbitMQ 4.0 and later"));
     }
 
     #[test]

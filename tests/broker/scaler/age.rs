@@ -1,6 +1,7 @@
 //! The age of the oldest message, held against the truth: one history of a classic and a quorum queue, told by a
 //! scaler for each source.
 
+mod stamps;
 mod table;
 mod truth;
 

@@ -113,6 +113,21 @@ impl Table {
         }
     }
 
+    /// What must hold of stamps: they are whole seconds, and while nobody takes anything nothing else errs.
+    pub(super) fn judge_stamps(&self, source: &str, unattended: &str) -> Result<()> {
+        let is_stamp = |it: &Sample| it.told.as_ref().is_some_and(|age| age.source == "head_stamp");
+        let all: Vec<_> = self.of_source(source).collect();
+        let stamped = all.iter().filter(|it| is_stamp(it)).count();
+        ensure!(!all.is_empty() && stamped * 10 >= all.len() * 9, "{stamped} of {} by stamp", all.len());
+        let outside: Vec<_> = self.samples.iter().filter(|(.., it)| is_stamp(it) && !it.holds).collect();
+        ensure!(outside.is_empty(), "the truth lies outside: {outside:#?}");
+        let quiet = self.samples.iter().filter(|(_, _, phase, it)| *phase == unattended && is_stamp(it));
+        let errors = errors(quiet.map(|(.., sample)| sample));
+        let worst = percentile(&errors, 1.0);
+        ensure!(worst <= 1.0 + SLACK, "wrong by {worst} s though nothing was taken");
+        Ok(())
+    }
+
     /// What must hold of each source.
     pub(super) fn judge(&self) -> Result<()> {
         // A short run has too few samples to tell its 95th percentile from its worst second.

@@ -10,9 +10,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
 use lapin::{
-    Channel, Consumer,
+    BasicProperties, Channel, Confirmation, Consumer,
     message::Delivery,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueuePurgeOptions},
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueuePurgeOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use mayfly_tests::{Broker, Client, Kind};
@@ -32,6 +34,8 @@ pub(super) struct Truth {
     client: Client,
     pub(super) queue: String,
     kind: Kind,
+    /// Whether its messages bear the time at which they were published.
+    stamped: bool,
     published: u64,
     log: Arc<Mutex<Log>>,
     /// What tells it to leave, and gives the moment at which it did.
@@ -162,6 +166,7 @@ impl Truth {
             client: broker.client().await?,
             queue: queue.to_owned(),
             kind,
+            stamped: false,
             published: 0,
             log: Arc::default(),
             consumer: None,
@@ -175,6 +180,10 @@ impl Truth {
         Ok(truth)
     }
 
+    pub(super) fn stamped(self) -> Self {
+        Self { stamped: true, ..self }
+    }
+
     pub(super) fn log(&self) -> MutexGuard<'_, Log> {
         lock(&self.log)
     }
@@ -185,8 +194,23 @@ impl Truth {
             self.published += 1;
             let at = now();
             self.log().comes(id.clone(), at, at);
-            self.client.publish_one(&self.queue, &id, b"").await?;
+            if self.stamped {
+                self.publish_stamped(&id, at).await?;
+            } else {
+                self.client.publish_one(&self.queue, &id, b"").await?;
+            }
         }
+        Ok(())
+    }
+
+    async fn publish_stamped(&self, id: &str, at: Millis) -> Result<()> {
+        let properties = BasicProperties::default().with_message_id(id.into()).with_timestamp(at / 1000);
+        let (exchange, options) = ("".into(), BasicPublishOptions::default());
+        let channel = self.client.channel();
+        let confirm =
+            channel.basic_publish(exchange, self.queue.as_str().into(), options, b"", properties).await?;
+        let confirmation = confirm.await?;
+        ensure!(matches!(confirmation, Confirmation::Ack(None)), "{id} was not taken: {confirmation:?}");
         Ok(())
     }
 
