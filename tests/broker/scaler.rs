@@ -359,11 +359,14 @@ async fn a_damaged_record_holds_until_it_is_repaired(bed: &Bed) -> Result<()> {
     ends(&mut scaler.process).await?;
     let mut next = fleet.scaler("next", &[])?;
     next.decides("AtMaximum", SOON).await?;
-    for damage in [&b"not a record"[..], b"\xff"] {
-        std::fs::write(fleet.state_file(), damage)?;
+    for (command, damage) in [("repair", &b"not a record"[..]), ("repair-again", b"\xff")] {
+        // At once: a file that is being written is an empty one for a moment.
+        let damaged = fleet.directory.join("damaged");
+        std::fs::write(&damaged, damage)?;
+        std::fs::rename(damaged, fleet.state_file())?;
         let status = next.decides("Unknown", SOON).await?;
         ensure!(status["text"].as_str().is_some_and(|text| text.contains("damaged")), "{}", status["text"]);
-        fleet.state_command("repair", &["repair"]).await?;
+        fleet.state_command(command, &["repair"]).await?;
         next.decides("AtMaximum", SOON).await?;
     }
     let loud = next.process.log()?.matches("the state record cannot be used").count();
