@@ -36,6 +36,9 @@ const KARPENTER_LIMITS: [&str; 2] = ["exceed limits for nodepool", "limits have 
 const KARPENTER_REFUSALS: [&str; 2] = ["InsufficientCapacity", "insufficient capacity"];
 /// How the scheduler says that a node would fit if it were empty.
 const FULL: [&str; 2] = ["Insufficient ", "Too many pods"];
+/// How autoscalers say that the pod is too large for a new node, the cluster autoscaler and Karpenter.
+const TOO_LARGE: [&str; 4] =
+    ["Insufficient ", "enough resources", "required resources", "requirements/resources/offering"];
 
 // === impl Word ===
 
@@ -102,7 +105,7 @@ pub(super) fn of_preparing(events: &[Event], now: Time) -> Option<Said> {
 /// a new node without room for it means that it is too large, though.
 fn would_fit(pod: &Pod, autoscaler: &str) -> bool {
     let scheduler = condition(pod, "PodScheduled").and_then(|condition| condition.message.as_deref());
-    scheduler.is_some_and(|text| says(text, &FULL)) && !autoscaler.contains(FULL[0])
+    scheduler.is_some_and(|text| says(text, &FULL)) && !says(autoscaler, &TOO_LARGE)
 }
 
 fn says(text: &str, words: &[&str]) -> bool {

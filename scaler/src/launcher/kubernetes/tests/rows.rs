@@ -293,6 +293,38 @@ fn row_14_karpenter_tells_limits_from_want_of_stock_and_from_misfits() {
         let phase = with(&elsewhere, &[karpenter("FailedScheduling", words)]);
         means(&phase, cause, 9, words, waits, then);
     }
+    // Nodes that are there are full, and no new one would be large enough: in the words of its releases.
+    let full = unscheduled("Unschedulable", UNSCHEDULED);
+    let requirements = "karpenter.sh/nodepool In [default], kubernetes.io/os In [linux]";
+    let resources = "{\"cpu\":\"400\",\"pods\":\"3\"}";
+    for why in [
+        "no instance type has enough resources",
+        "no instance type met the scheduling requirements or had enough resources",
+        "no instance type which had enough resources and the required offering met the scheduling requirements",
+        "no instance type which met the scheduling requirements and the required offering had the required \
+         resources",
+        "no instance type met the requirements/resources/offering tuple",
+    ] {
+        for words in [
+            format!(
+                "incompatible with nodepool \"default\", daemonset overhead={resources}, no instance type \
+                 satisfied resources {resources} and requirements {requirements} ({why})"
+            ),
+            format!("{why}, requirements={requirements}, resources={resources}"),
+        ] {
+            let words = format!("Failed to schedule pod, {words}");
+            for pod in [&full, &elsewhere] {
+                let phase = with(pod, &[karpenter("FailedScheduling", &words)]);
+                means(&phase, PendingCause::Misfit, 9, "no instance type", 120, Action::Fail);
+            }
+        }
+    }
+    // What is asked for beside room has only a node that is there, and that one is full.
+    let words = "Failed to schedule pod, no instance type met all requirements, requirements=example.com/disk In \
+                 [fast], resources={\"cpu\":\"1\"}";
+    let event = karpenter("FailedScheduling", words);
+    means(&with(&elsewhere, &[event.clone()]), PendingCause::Misfit, 9, words, 120, Action::Fail);
+    means(&with(&full, &[event]), PendingCause::NoRoom, 9, words, 300, Action::Hold);
 }
 
 #[test]
