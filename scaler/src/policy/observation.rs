@@ -160,7 +160,7 @@ pub struct Worker {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Never been ready, not finished.
+    /// Never been ready since its Job was made, or resumed; not finished.
     Pending {
         /// Whether a process of it, or a container that may hold a message, has started: if so, it is never
         /// taken back nor given up.

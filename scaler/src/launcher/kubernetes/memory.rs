@@ -43,7 +43,7 @@ pub(super) struct Memory {
     jobs: BTreeMap<String, Known>,
     /// Pods whose Job is gone, by uid.
     orphans: BTreeMap<String, Orphan>,
-    /// Whether the pods were ever listed.
+    /// Whether the pods were listed, and since a Job went that had not ended.
     looked: bool,
     /// What the cluster autoscaler says of all nodes to come.
     of_nodes: Option<Word>,
@@ -58,6 +58,7 @@ struct Known {
     looked_at: Option<(Time, Sign)>,
     /// Whether its pod was there at the last look.
     listed: bool,
+    /// Since when its pod was ready, if it ever was.
     ready_since: Option<Time>,
     /// What Events say about the Job, or its pod.
     said: Option<Said>,
@@ -102,6 +103,8 @@ impl Memory {
             };
             self.jobs.insert(uid, known);
         }
+        // Somebody deleted it: its pod may live on.
+        self.looked &= before.values().all(|known| known.ending.is_some());
         belated
     }
 
@@ -307,9 +310,24 @@ impl Known {
         };
     }
 
+    /// Nothing that was true of its pod is true of the next one.
+    fn forget_pod(&mut self) {
+        self.pod = None;
+        self.ready_since = None;
+        self.said = None;
+        self.cause = None;
+    }
+
     fn look(&mut self, pod: Option<Pod>, now: Time) {
         self.looked_at = Some((now, self.sign()));
         self.listed = pod.is_some();
+        let is_another = |known: &Pod| match &pod {
+            Some(pod) => pod.metadata.uid != known.metadata.uid,
+            None => phase::has_given_up(&self.job, known),
+        };
+        if self.pod.as_ref().is_some_and(is_another) {
+            self.forget_pod();
+        }
         if let Some(pod) = pod {
             self.ready_since = self.ready_since.or_else(|| was_ready(&pod, now));
             // What was said about the Job is no more of account.

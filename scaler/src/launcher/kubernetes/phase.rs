@@ -40,27 +40,56 @@ pub(super) struct Seen<'a> {
 /// Where the worker is. `None`: its Job is finished, so its end is to be drawn up.
 pub(super) fn phase(seen: Seen<'_>, now: Time) -> Option<Phase> {
     let Seen { job, pod, lost_pod, ready_since, said } = seen;
+    // The outcome is decided, or soon: nothing more is expected of it.
+    let is_over = job.metadata.deletion_timestamp.is_some() || is_deciding(job);
+    let suspended = suspended_since(job, now).filter(|_| !is_over && finished(job).is_none());
+    let suspended = |started: bool| {
+        let cause = PendingCause::Suspended;
+        suspended.map(|since| Phase::Pending { started, cause, since, detail: None })
+    };
     if let Some(pod) = pod
         && !has_ended(pod)
     {
-        return Some(pod_phase(pod, ready_since, said, now));
+        return Some(match pod_phase(pod, ready_since, said, now) {
+            // Not its Job ends, only this pod.
+            Phase::Draining => suspended(has_started(pod)).unwrap_or(Phase::Draining),
+            phase => phase,
+        });
     }
     if finished(job).is_some() {
         return None;
     }
-    // The outcome is decided, or soon: nothing more is expected of it.
-    let ends = pod.is_some() || lost_pod || job.metadata.deletion_timestamp.is_some() || is_deciding(job);
-    if ends {
+    if let Some(suspended) = suspended(false) {
+        return Some(suspended);
+    }
+    if is_over || pod.is_some() || lost_pod {
         return Some(Phase::Draining);
     }
-    let created = stamp(job.metadata.creation_timestamp.as_ref(), now);
-    let suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
     let (cause, since, detail) = match said {
-        _ if suspended => (PendingCause::Suspended, created, None),
         Some(Said { cause, since, detail }) => (*cause, *since, Some(detail.clone())),
-        None => (PendingCause::Creating, created, None),
+        None => (PendingCause::Creating, stamp(job.metadata.creation_timestamp.as_ref(), now), None),
     };
     Some(Phase::Pending { started: false, cause, since, detail })
+}
+
+/// Since when the Job is suspended, if it is: it has no pod then, or will soon have none.
+fn suspended_since(job: &Job, now: Time) -> Option<Time> {
+    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    let turned = suspension(job).filter(|condition| condition.status == "True");
+    let since = turned.and_then(|condition| condition.last_transition_time.as_ref());
+    is_suspended.then(|| stamp(since.or(job.metadata.creation_timestamp.as_ref()), now))
+}
+
+/// Whether the Job gave up this pod, of which nothing is left, without failing: it was suspended meanwhile, and maybe
+/// resumed.
+pub(super) fn has_given_up(job: &Job, pod: &Pod) -> bool {
+    let turned = suspension(job).and_then(|condition| condition.last_transition_time.as_ref());
+    let made = pod.metadata.creation_timestamp.as_ref();
+    turned.zip(made).is_some_and(|(turned, made)| turned > made)
+}
+
+fn suspension(job: &Job) -> Option<&JobCondition> {
+    job_conditions(job).find(|condition| condition.type_ == "Suspended")
 }
 
 /// Where a worker is of which only the pod is left, or counts; the pod has not ended.

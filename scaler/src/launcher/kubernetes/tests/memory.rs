@@ -95,6 +95,7 @@ fn an_ended_workers_report_outlives_its_pod() {
     assert_eq!(only(&memory, later(1)).phase, Phase::Finished(ending), "its pod is gone");
     memory.take_jobs(vec![]);
     assert_eq!(memory.workers(later(2)), [], "and its Job");
+    assert!(!memory.wants_pods(later(2)), "its end was known");
 }
 
 #[test]
@@ -109,11 +110,56 @@ fn a_pod_that_vanishes_is_not_taken_for_one_that_never_came() {
     assert!(matches!(ending.verdict(), Verdict::Disrupted(_)), "{ending:?}");
 }
 
+/// The worker's Job once somebody has suspended it, or resumed it, so many seconds ago.
+fn suspended(suspend: bool, seconds: u64) -> Job {
+    let status = if suspend { "True" } else { "False" };
+    let condition = json!({ "type": "Suspended", "status": status, "lastTransitionTime": ago(seconds) });
+    job_with(json!({ "spec": { "suspend": suspend }, "status": { "conditions": [condition] } }))
+}
+
+/// The Job's next pod: it has just found its node.
+fn next_pod() -> Pod {
+    let next = merged(
+        serde_json::to_value(pod_in("Pending", &[("PodScheduled", "True", 1)], Value::Null)).unwrap(),
+        json!({ "metadata": { "uid": "pod-8", "creationTimestamp": ago(2) } }),
+    );
+    serde_json::from_value(next).unwrap()
+}
+
+#[test]
+fn what_was_known_of_a_worker_is_forgotten_when_its_job_is_suspended_and_resumed() {
+    let cause = |memory: &Memory| match only(memory, NOW).phase {
+        Phase::Pending { cause, .. } => cause,
+        other => panic!("{other:?}"),
+    };
+    let mut memory = of_a_ready_worker();
+    memory.take_jobs(vec![suspended(true, 9)]);
+    memory.take_pods(vec![], NOW);
+    assert_eq!(cause(&memory), PendingCause::Suspended);
+    memory.take_jobs(vec![suspended(false, 3)]);
+    assert_eq!(cause(&memory), PendingCause::Creating, "its pod has yet to come");
+    memory.take_pods(vec![next_pod()], NOW);
+    assert_eq!(cause(&memory), PendingCause::Starting, "it was another pod that was ready");
+    // Between two looks.
+    let mut memory = of_a_ready_worker();
+    memory.take_jobs(vec![suspended(false, 3)]);
+    memory.take_pods(vec![], NOW);
+    assert_eq!(cause(&memory), PendingCause::Creating);
+    let mut memory = of_a_ready_worker();
+    memory.take_jobs(vec![suspended(false, 3)]);
+    memory.take_pods(vec![next_pod()], NOW);
+    assert_eq!(cause(&memory), PendingCause::Starting);
+    // It was resumed before the pod that is gone now was there: that one was lost, and its Job fails.
+    memory.take_jobs(vec![suspended(false, 58)]);
+    memory.take_pods(vec![], NOW);
+    assert_eq!(only(&memory, NOW).phase, Phase::Draining);
+}
+
 #[test]
 fn a_pod_whose_job_is_gone_counts_until_it_has_ended() {
     let mut memory = of_a_ready_worker();
     memory.take_jobs(vec![]);
-    assert_eq!(memory.workers(NOW), []);
+    assert!(memory.wants_pods(NOW), "nobody knows what its pod does");
     memory.take_pods(vec![ready_pod()], NOW);
     let orphan = only(&memory, NOW);
     assert_eq!((orphan.serial, orphan.phase), (Some(7), Phase::Ready { since: at(5) }));

@@ -111,6 +111,39 @@ fn a_suspended_job_waits_for_whoever_suspended_it() {
 }
 
 #[test]
+fn a_job_that_is_suspended_again_waits_as_soon_as_its_worker_has_to_go() {
+    let condition = json!({ "type": "Suspended", "status": "True", "lastTransitionTime": ago(7) });
+    let suspended = |more: Value| {
+        let changes = json!({ "spec": { "suspend": true }, "status": { "conditions": [condition] } });
+        job_with(merged(changes, more))
+    };
+    let job = suspended(json!({}));
+    let gone = Seen { lost_pod: true, ready_since: Some(at(30)), ..bare(&job) };
+    assert_eq!(phase(gone, NOW), pending(false, PendingCause::Suspended, 7, None));
+    // Its Job is not done with it: another worker beside the two would be one too many.
+    let terminating = merged(
+        serde_json::to_value(pod_in("Running", &[("Ready", "True", 20)], running())).unwrap(),
+        json!({ "metadata": { "deletionTimestamp": ago(1) } }),
+    );
+    let terminating: Pod = serde_json::from_value(terminating).unwrap();
+    let leaves = Seen { pod: Some(&terminating), ready_since: Some(at(20)), ..bare(&job) };
+    assert_eq!(phase(leaves, NOW), pending(true, PendingCause::Suspended, 7, None));
+    let over = pod_in("Failed", &[], terminated(143, "Error", ""));
+    let left = Seen { pod: Some(&over), ..bare(&job) };
+    assert_eq!(phase(left, NOW), pending(false, PendingCause::Suspended, 7, None));
+    // Nobody has told it to go yet.
+    let ready = pod_in("Running", &[("Ready", "True", 20)], running());
+    assert_eq!(phase(Seen { pod: Some(&ready), ..bare(&job) }, NOW), Some(Phase::Ready { since: at(20) }));
+    for (name, over) in [
+        ("deleted", json!({ "metadata": { "deletionTimestamp": ago(1) } })),
+        ("decided", json!({ "status": { "conditions": [{ "type": "FailureTarget", "status": "True" }] } })),
+    ] {
+        let job = suspended(over);
+        assert_eq!(phase(Seen { lost_pod: true, ..bare(&job) }, NOW), Some(Phase::Draining), "{name}");
+    }
+}
+
+#[test]
 fn what_ran_before_the_workers_own_container_holds_no_message() {
     let table = [
         ("nothing known", pod(json!({})), false),
