@@ -84,7 +84,12 @@ impl Bulletin {
         let key = oldest.map(|(key, _)| key.clone())?;
         self.last = Some(now);
         self.told.insert(key.clone(), now);
-        self.waiting.remove(&key)
+        let mut news = self.waiting.remove(&key)?;
+        if news.key.is_empty() {
+            // Replicas tell it at nearly the same time: one Event is enough. The next one is [`SAME`] later.
+            news.key = (now.as_millis() / 1000 / SAME.as_secs()).to_string();
+        }
+        Some(news)
     }
 
     fn see_record(&mut self, record: &StateRecord, now: Time) {
@@ -139,8 +144,6 @@ impl Bulletin {
         if before == reason {
             return;
         }
-        // Replicas see it at nearly the same time: one Event is enough.
-        let minute = (now.as_millis() / 60_000).to_string();
         // Where nothing is known, or nothing may be launched, room shows later or not at all.
         let says_nothing = matches!(
             decision,
@@ -157,14 +160,15 @@ impl Bulletin {
             _ => None,
         };
         if let Some(over) = over.filter(|_| !says_nothing) {
-            self.add(pool, "Resumed", &minute, format!("{over}: {decision}"), false, now);
+            self.add(pool, "Resumed", "", format!("{over}: {decision}"), false, now);
         }
         if let Some(reason) = reason {
             let usual = matches!(reason, "Paused" | "AtMaximum" | "QuotaReached");
-            self.add(pool, reason, &minute, decision.to_string(), !usual, now);
+            self.add(pool, reason, "", decision.to_string(), !usual, now);
         }
     }
 
+    /// `key` as in [`News`]; empty: when it is told.
     fn add(&mut self, pool: &str, reason: &'static str, key: &str, note: String, warning: bool, now: Time) {
         let news = News {
             pool: pool.to_owned(),
@@ -296,6 +300,27 @@ mod tests {
         bulletin.see(None, None, &decisions(Hold::AtMaximum { occupied: 3, maximum: 3 }), later(101));
         let all = [("AtCapacity", 1), ("AtMaximum", 1), ("Resumed", 1)];
         assert_eq!(told(&mut bulletin, 101..110), all, "also where it came to its maximum");
+    }
+
+    #[test]
+    fn what_is_told_again_is_another_event_and_what_replicas_tell_is_one() {
+        let tells = |bulletin: &mut Bulletin, at: u64| {
+            let told: Vec<_> = std::iter::from_fn(|| bulletin.due(later(at))).collect();
+            told.into_iter().map(|news| (news.reason, news.key)).collect::<Vec<_>>()
+        };
+        let (mut one, mut other) = (Bulletin::new(NOW), Bulletin::new(NOW));
+        let mut events = Vec::new();
+        // The pool comes and goes all the time.
+        for at in 0..120 {
+            let hold = if at % 4 < 2 { at_capacity() } else { Hold::Empty };
+            one.see(None, None, &decisions(hold), later(at));
+            events.extend(tells(&mut one, at));
+        }
+        let names: BTreeSet<_> = events.iter().collect();
+        assert_eq!(names.len(), events.len(), "{events:?}");
+        assert_eq!(events.len(), 8, "{events:?}");
+        other.see(None, None, &decisions(at_capacity()), later(1));
+        assert_eq!(tells(&mut other, 1), events[..1]);
     }
 
     #[test]
