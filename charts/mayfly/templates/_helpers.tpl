@@ -189,7 +189,7 @@ pools:
 {{- end }}
 {{- end }}
     worker:
-      template: {{ printf "%s-%s" $instance .name }}
+      template: {{ .worker.template | default (printf "%s-%s" $instance .name) }}
       {{- with .worker.concurrency }}
       concurrency: {{ include "mayfly.scalar" . }}
       {{- end }}
@@ -226,13 +226,19 @@ pools:
 {{- fail (printf "pools: queue %q is in two pools, %q and %q" $queue (get $queues $queue) .name) -}}
 {{- end -}}
 {{- $_ := set $queues $queue .name -}}
+{{- $pool := .name -}}
 {{- if gt (add (len $instance) (len .name)) 40 -}}
 {{- fail (printf "pools: instance %q and pool %q have more than 40 characters together; Job names hold no more" $instance .name) -}}
 {{- end -}}
-{{- if and (or .worker.handler.exec .worker.handler.stdio) (not .worker.image) -}}
+{{- if .worker.template -}}
+{{- range $key := keys (omit .worker "template" "concurrency") | sortAlpha -}}
+{{- fail (printf "pools: pool %q has a worker.template, a CronJob of your own that says all about its workers: leave out worker.%s" $pool $key) -}}
+{{- end -}}
+{{- end -}}
+{{- $handler := .worker.handler | default dict -}}
+{{- if and (or $handler.exec $handler.stdio) (not .worker.image) -}}
 {{- fail (printf "pools: pool %q runs a command, so it needs worker.image, an image with that command in it (README.md, \"Your image\")" .name) -}}
 {{- end -}}
-{{- $pool := .name -}}
 {{- $slo := hasKey . "slo" -}}
 {{- range $key, $value := pick . "target_queue_size" "force_empty_queue_interval" "max_pending_while_scaling" "skip_futile" -}}
 {{- if $slo -}}
