@@ -2,6 +2,7 @@
 
 pub mod kubernetes;
 pub mod process;
+mod words;
 
 pub use kubernetes::KubernetesLauncher;
 pub use process::ProcessLauncher;

@@ -12,16 +12,11 @@ use super::{
     names::intended_at,
     phase::{condition, finished, has_run_anything, short, stamp, statuses, worker_status},
 };
-use crate::{policy::Ending, time::Time};
+use crate::{launcher::words, policy::Ending, time::Time};
 
 /// Reasons of a pod's failure that are the cluster's doing, besides the condition `DisruptionTarget`.
 const DISRUPTIONS: [&str; 6] =
     ["Evicted", "Terminated", "NodeLost", "NodeShutdown", "Shutdown", "Preempting"];
-
-/// So many of the last lines of a worker without a report are kept …
-const LAST_LINES: usize = 10;
-/// … in at most so many bytes: they stand in the state record.
-const LAST_BYTES: usize = 1024;
 
 /// The end of a worker whose Job is finished. `pod` is as last seen, `listed` whether it is still there.
 pub(super) fn ending(job: &Job, pod: Option<&Pod>, listed: bool, now: Time) -> Ending {
@@ -67,19 +62,8 @@ pub(super) fn ending(job: &Job, pod: Option<&Pod>, listed: bool, now: Time) -> E
 
 /// What the container wrote last, if that is no report: with the policy `FallbackToLogsOnError` its log.
 fn last_words(ended: &ContainerStateTerminated) -> Option<String> {
-    let message = ended.message.as_deref().filter(|_| ended.reason.as_deref() != Some("StartError"))?;
-    let is_shown = |c: char| if c.is_control() { ' ' } else { c };
-    let lines: Vec<String> = message
-        .lines()
-        .map(|line| line.chars().map(is_shown).collect::<String>().trim_end().to_owned())
-        .collect();
-    let lines = lines.iter().rposition(|line| !line.is_empty()).map_or(&[][..], |last| &lines[..=last]);
-    let text = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
-    let mut from = text.len().saturating_sub(LAST_BYTES);
-    while !text.is_char_boundary(from) {
-        from += 1;
-    }
-    Some(text[from..].to_owned()).filter(|text| !text.is_empty())
+    let message = ended.message.as_deref().filter(|_| ended.reason.as_deref() != Some("StartError"));
+    words::last_of(message?)
 }
 
 /// The Job's own reason, where it tells more than that its only pod failed.

@@ -169,7 +169,8 @@ async fn a_worker_goes_through_its_phases() {
     assert_eq!(place.phase().await, pending(false));
 
     place.tell(&name, &StatusLine::Started { at: NOW.as_millis(), process: process.clone() });
-    assert_eq!(place.phase().await, pending(true));
+    let not_ready = Phase::Pending { started: true, cause: PendingCause::NotReady, since: NOW, detail: None };
+    assert_eq!(place.phase().await, not_ready);
     place.tell(&name, &StatusLine::Ready { at: NOW.as_millis() });
     assert_eq!(place.phase().await, Phase::Ready { since: NOW });
     place.tell(&name, &StatusLine::Draining { at: NOW.as_millis() });
@@ -200,6 +201,25 @@ async fn a_worker_killed_before_it_started_never_started() {
     place.kill(&plan(1).name).await;
     let Phase::Finished(Ending { started, report, exit_code, .. }) = place.phase().await else { panic!() };
     assert_eq!((started, report, exit_code), (false, None, None));
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_worker_without_a_report_are_those_of_its_log() {
+    let place =
+        Place::new(&["sh", "-c", "seq 5000; echo loading; printf 'cannot open \\377\\n' >&2; exit 3"]);
+    place.launch().await.unwrap();
+    let words = async || match place.phase().await {
+        Phase::Finished(Ending { last_words, .. }) => last_words,
+        _ => None,
+    };
+    eventually_async(async || words().await.is_some()).await;
+    let lines = (4993..=5000).map(|line| line.to_string()).chain(["loading".to_owned()]);
+    let expected = lines.chain(["cannot open \u{fffd}".to_owned()]).collect::<Vec<_>>().join("\n");
+    assert_eq!(words().await, Some(expected));
+    // With a report, that says it.
+    let report = ExitReport::new(ExitReason::Internal);
+    place.tell(&plan(1).name, &StatusLine::Exit { at: NOW.as_millis(), report, exit_code: 70 });
+    assert_eq!(words().await, None);
 }
 
 #[tokio::test]

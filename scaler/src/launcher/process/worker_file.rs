@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::workers_directory;
 use crate::{
+    launcher::words,
     policy::{Ending, PendingCause, Phase, Worker},
     time::Time,
 };
@@ -40,7 +41,7 @@ pub(super) struct WorkerFiles {
 /// What a worker's status lines say.
 #[derive(Debug, Default)]
 struct Story {
-    started: Option<ProcessIdentity>,
+    started: Option<(Time, ProcessIdentity)>,
     ready_at: Option<Time>,
     draining: bool,
     exit: Option<(Time, mayfly_service::report::ExitReport, u8)>,
@@ -108,7 +109,7 @@ impl WorkerFiles {
 
     /// The worker's process, once it has started.
     pub(super) fn process(&self, name: &str) -> Option<ProcessIdentity> {
-        Story::of(&fs::read_to_string(self.path(name)).ok()?).started
+        Some(Story::of(&fs::read_to_string(self.path(name)).ok()?).started?.1)
     }
 
     /// All workers of `instance`.
@@ -155,10 +156,11 @@ impl WorkerFiles {
         let story = Story::of(&text);
         let phase = if alive {
             let claimed = story.started.is_some() || self.start_path(name).exists();
-            story.phase(claimed, self.delayed, header.stamp.min(now))
+            story.phase(claimed, self.delayed, header.stamp.min(now), now)
         } else {
             let changed = file.metadata()?.modified().ok();
-            Phase::Finished(story.ending(&header, changed, now))
+            let last_words = if story.exit.is_none() { self.last_words(name) } else { None };
+            Phase::Finished(Ending { last_words, ..story.ending(&header, changed, now) })
         };
         Ok(Some(Worker {
             name: name.to_owned(),
@@ -173,6 +175,16 @@ impl WorkerFiles {
             generation: None,
             phase,
         }))
+    }
+
+    /// What the worker, or its handler, wrote last.
+    fn last_words(&self, name: &str) -> Option<String> {
+        let mut log = File::open(self.log_path(name)).ok()?;
+        let length = log.metadata().ok()?.len();
+        log.seek(SeekFrom::Start(length.saturating_sub(2 * words::BYTES as u64))).ok()?;
+        let mut tail = Vec::new();
+        log.take(2 * words::BYTES as u64).read_to_end(&mut tail).ok()?;
+        words::last_of(&String::from_utf8_lossy(&tail))
     }
 
     /// Deletes the worker's files, its own last: while it exists, its name is taken.
@@ -195,7 +207,7 @@ impl Story {
         // A line that is cut off or of a kind that we don't know tells nothing.
         for line in text.lines().skip(1).filter_map(|line| serde_json::from_str(line).ok()) {
             match line {
-                StatusLine::Started { process, .. } => story.started = Some(process),
+                StatusLine::Started { at, process } => story.started = Some((Time::from_millis(at), process)),
                 StatusLine::Ready { at } => story.ready_at = Some(Time::from_millis(at)),
                 StatusLine::Draining { .. } => story.draining = true,
                 StatusLine::Exit { at, report, exit_code } => {
@@ -206,14 +218,14 @@ impl Story {
         story
     }
 
-    fn phase(self, claimed: bool, delayed: bool, launched: Time) -> Phase {
-        let pending = |started, cause| Phase::Pending { started, cause, since: launched, detail: None };
+    fn phase(self, claimed: bool, delayed: bool, launched: Time, now: Time) -> Phase {
+        let pending = |started, cause, since| Phase::Pending { started, cause, since, detail: None };
         match self {
             Self { draining: true, .. } | Self { exit: Some(_), .. } => Phase::Draining,
             Self { ready_at: Some(since), .. } => Phase::Ready { since },
-            Self { started: Some(_), .. } => pending(true, PendingCause::Starting),
-            _ if claimed || !delayed => pending(claimed, PendingCause::Starting),
-            _ => pending(false, PendingCause::NodeComing),
+            Self { started: Some((since, _)), .. } => pending(true, PendingCause::NotReady, since.min(now)),
+            _ if claimed || !delayed => pending(claimed, PendingCause::Starting, launched),
+            _ => pending(false, PendingCause::NodeComing, launched),
         }
     }
 
