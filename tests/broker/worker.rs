@@ -3,6 +3,7 @@
 
 mod chaos;
 mod death;
+mod early_stop;
 mod handlers;
 mod idle;
 mod ledger;
