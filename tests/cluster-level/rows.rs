@@ -179,7 +179,7 @@ fn rows(site: &Site) -> Vec<Row> {
                 "volumeMounts": [{ "name": "mayfly-tmp", "mountPath": "/tmp" }],
             }] }),
             limits: none,
-            told: &["69"],
+            told: &["exit code 69"],
             removed: false,
         },
     ]

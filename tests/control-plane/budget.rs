@@ -21,8 +21,15 @@ use crate::{SOON, alive, end_all, ends, ready, waiting};
 const COUNTED: Duration = Duration::from_secs(40);
 /// Requests in ten seconds, at zero.
 const IDLE: u64 = 3;
-/// Requests in one second, at work.
+/// Requests in one second, at work, in the long run: after a burst, which also its start is.
 const WORKING: u64 = 4;
+/// So many may follow each other at once.
+const BURST: u64 = 12;
+/// That much more processor time, and memory, is no sign that the objects of others cost any; where few objects are
+/// looked at for a short time, by a clock that ticks every 10 ms.
+const LOOSE: (f64, f64) = (2.0, 1.5);
+/// Milliseconds in a second that such a clock may be wrong by.
+const TICKS: f64 = 10.0;
 
 /// Objects of others in the namespace, of each kind, where figures are reported.
 const FOREIGN: usize = 10_000;
@@ -71,9 +78,9 @@ async fn a_working_scaler_asks_within_its_budget(space: &Space<'_>) -> Result<()
     for name in ["first", "second"] {
         let asked = asked(space, name, begun);
         eprintln!("working: {} requests in {took:?}: {}", asked.len(), table(&asked));
-        // At start it asks for everything once.
-        ensure!(asked.len() as u64 <= WORKING * took.as_secs() + 10, "{name}: {}", table(&asked));
-        for window in asked.windows(1 + 10 * usize::try_from(WORKING)? + 10) {
+        ensure!(asked.len() as u64 <= WORKING * took.as_secs() + BURST, "{name}: {}", table(&asked));
+        // One more than a burst and what ten seconds allow: that one leaves after them.
+        for window in asked.windows(usize::try_from(BURST + 10 * WORKING + 1)?) {
             let took = window[window.len() - 1].at - window[0].at;
             ensure!(took >= Duration::from_secs(10), "{name}: {} requests in {took:?}", window.len());
         }
@@ -104,10 +111,10 @@ async fn what_others_have_in_the_namespace_costs_a_scaler_nothing(space: &Space<
         space.jobs().await?.iter().filter(|job| job.serial.is_some()).count() == 1,
         "others started workers"
     );
-    if foreign == FOREIGN {
-        ensure!(among_s <= 1.1 * alone_s, "processor time");
-        ensure!(among_mb <= 1.1 * alone_mb, "memory");
-    }
+    let (processor, memory, ticks) =
+        if foreign == FOREIGN { (1.1, 1.1, 0.0) } else { (LOOSE.0, LOOSE.1, TICKS) };
+    ensure!(among_s <= processor * alone_s + ticks, "processor time");
+    ensure!(among_mb <= memory * alone_mb, "memory");
     ends(&mut scaler.process).await?;
     client.close().await
 }
