@@ -271,6 +271,9 @@ impl Shared {
                 self.forward(index, parts, body).await?.into_body().collect().await?;
                 return std::future::pending().await;
             }
+            Some(Act::Twice) => {
+                self.forward(index, parts.clone(), body.clone()).await?.into_body().collect().await?;
+            }
             Some(Act::Keep) => {
                 self.book.send_modify(|book| book.kept.push((index, parts, body)));
                 return std::future::pending().await;

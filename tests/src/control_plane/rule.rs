@@ -13,6 +13,8 @@ pub enum Act {
     DropAnswer,
     /// Forwards it, and never answers.
     Silence,
+    /// Forwards it twice, one after the other, as what repeats requests on their way does. The second answer counts.
+    Twice,
     /// Answers it itself.
     Answer {
         /// The status.
