@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ResourceQuota;
 use mayfly_tests::{
     control_plane::{Script, Space},
@@ -252,9 +252,14 @@ fn told(log: &[Value], message: &str) -> Vec<String> {
 
 async fn node_groups_that_cannot_grow_are_known_from_the_autoscalers_status(space: &Space<'_>) -> Result<()> {
     let client = waiting(space, 10).await?;
-    space.autoscaler_says(STATUS).await?;
+    let (before, _) = STATUS.split_once("    status: Backoff\n    backoffInfo").context("no backoff")?;
+    let full =
+        before.replace("cloudProviderTarget: 1", "cloudProviderTarget: 20") + "    status: NoActivity\n";
+    space.autoscaler_says(&full).await?;
     space.configure_on(&json!({ "autoscaler_status": true }), &json!({ "launch_interval": "500ms" }))?;
     let mut scaler = space.scaler("scaler", &[])?;
+    tells(space, &scaler, "AtCapacity", "node group spot has 20 of at most 20 nodes").await?;
+    space.autoscaler_says(STATUS).await?;
     tells(
         space,
         &scaler,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
 use mayfly_tests::{
     control_plane::{Script, Space},
     each_in_a_space,
@@ -17,6 +18,9 @@ use crate::{SOON, ends, ready, say, tells, waiting};
 each_in_a_space!(
     what_autoscalers_say_is_told_and_followed,
     a_worker_that_fits_no_node_is_given_up,
+    a_worker_that_is_too_large_for_karpenter_is_given_up_although_nodes_that_are_there_are_full,
+    a_scheduler_that_fails_is_waited_for_and_then_the_worker_is_given_up,
+    a_template_that_cannot_be_used_is_a_failure_that_says_why,
     a_scheduling_gate_is_waited_for_until_it_is_lifted,
     a_volume_that_cannot_be_mounted_is_told_and_given_up,
     an_image_that_is_being_pulled_is_told,
@@ -53,7 +57,7 @@ async fn fails(space: &Space<'_>, scaler: &Scaler, words: &str) -> Result<()> {
     .await
 }
 
-/// Rows 8 to 10 and 12 to 14.
+/// Rows 8 to 10 and 12 to 14, each followed by one of another cause or of other words.
 async fn what_autoscalers_say_is_told_and_followed(space: &Space<'_>) -> Result<()> {
     let client = waiting(space, 10).await?;
     let (mut scaler, pod) = with_a_pod(space, json!({})).await?;
@@ -66,7 +70,7 @@ async fn what_autoscalers_say_is_told_and_followed(space: &Space<'_>) -> Result<
             "pod didn't trigger scale-up: 1 max node group size reached, 2 node(s) didn't match Pod's node \
              affinity/selector",
             "AtCapacity",
-            "the autoscaler is at its limit",
+            "max node group size reached, 2 node(s)",
         ),
         (
             autoscaler,
@@ -78,9 +82,30 @@ async fn what_autoscalers_say_is_told_and_followed(space: &Space<'_>) -> Result<
         (
             autoscaler,
             "NotTriggerScaleUp",
+            "pod didn't trigger scale-up: 1 max total nodes in cluster reached",
+            "AtCapacity",
+            "the autoscaler is at its limit: pod didn't trigger scale-up: 1 max total nodes",
+        ),
+        (
+            autoscaler,
+            "NotTriggerScaleUp",
             "pod didn't trigger scale-up: 1 in backoff after failed scale-up",
             "AtCapacity",
             "the cloud has no node now",
+        ),
+        (
+            autoscaler,
+            "NotTriggerScaleUp",
+            "pod didn't trigger scale-up: 1 exceeded quota: \"compute\", resources: cpu",
+            "AtCapacity",
+            "the autoscaler is at its limit: pod didn't trigger scale-up: 1 exceeded quota",
+        ),
+        (
+            autoscaler,
+            "NotTriggerScaleUp",
+            "pod didn't trigger scale-up: 2 not ready for scale-up, 1 node(s) had untolerated taint",
+            "AtCapacity",
+            "the cloud has no node now: pod didn't trigger scale-up: 2 not ready for scale-up",
         ),
         (
             karpenter,
@@ -95,14 +120,30 @@ async fn what_autoscalers_say_is_told_and_followed(space: &Space<'_>) -> Result<
             "Node scale up in zones europe-west1-b associated with this pod failed: GCE out of resources. Pod is \
              at risk of not being scheduled.",
             "AtCapacity",
-            "GCE out of resources",
+            "the cloud has no node now: Node scale up in zones europe-west1-b associated with this pod failed: GCE \
+             out of resources",
         ),
         (
             karpenter,
             "FailedScheduling",
             "Failed to schedule pod, all available instance types exceed limits for nodepool: \"default\"",
             "AtCapacity",
-            "the autoscaler is at its limit",
+            "the autoscaler is at its limit: Failed to schedule pod, all available",
+        ),
+        (
+            "gke-cluster-autoscaler",
+            "FailedScaleUp",
+            "Node scale up in zones europe-west1-b associated with this pod failed: GCE quota exceeded. Pod is at \
+             risk of not being scheduled.",
+            "AtCapacity",
+            "GCE quota exceeded",
+        ),
+        (
+            karpenter,
+            "FailedScheduling",
+            "Failed to schedule pod, node limits have been exhausted for nodepool \"default\"",
+            "AtCapacity",
+            "the autoscaler is at its limit: Failed to schedule pod, node limits",
         ),
     ];
     for (number, (component, reason, message, decision, told)) in (1..).zip(words) {
@@ -132,6 +173,73 @@ async fn a_worker_that_fits_no_node_is_given_up(space: &Space<'_>) -> Result<()>
         Ok(space.pods().await?.iter().all(|other| other.metadata.uid != pod.metadata.uid))
     })
     .await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// Row 14.
+async fn a_worker_that_is_too_large_for_karpenter_is_given_up_although_nodes_that_are_there_are_full(
+    space: &Space<'_>,
+) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("full", 0).await?;
+    let (mut scaler, pod) = with_a_pod(space, json!({ "deadlines": { "misfit": "65s" } })).await?;
+    tells(space, &scaler, "WaitingForPending", "Insufficient cpu").await?;
+    let message = "Failed to schedule pod, no instance type has enough resources, requirements=karpenter.sh/nodepool \
+                   In [default], resources={\"cpu\":\"1\",\"pods\":\"1\"}";
+    say(space, &pod, 1, "karpenter", "FailedScheduling", message).await?;
+    tells(space, &scaler, "WaitingForPending", "fits no node: Failed to schedule pod, no instance type")
+        .await?;
+    fails(space, &scaler, "no instance type has enough resources").await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// Row 15.
+async fn a_scheduler_that_fails_is_waited_for_and_then_the_worker_is_given_up(
+    space: &Space<'_>,
+) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    // Another one than that of the cluster, which would write its own word over ours.
+    let ours = json!({ "schedulerName": "played" });
+    space
+        .patch_template(&json!({ "spec": { "jobTemplate": { "spec": { "template": { "spec": ours } } } } }))
+        .await?;
+    let (mut scaler, pod) = with_a_pod(space, json!({ "deadlines": { "scheduler_error": "10s" } })).await?;
+    let name = pod.metadata.name.context("a pod without a name")?;
+    let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+    let condition = json!({
+        "type": "PodScheduled", "status": "False", "reason": "SchedulerError", "message": "binding rejected",
+        "lastTransitionTime": now,
+    });
+    let status = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
+    space.api::<Pod>().patch_status(&name, &PatchParams::default(), &status).await?;
+    tells(space, &scaler, "WaitingForPending", "scheduler error: binding rejected").await?;
+    fails(space, &scaler, "scheduler error: binding rejected").await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// Row 2: Kubernetes would start its container again and again.
+async fn a_template_that_cannot_be_used_is_a_failure_that_says_why(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 3).await?;
+    let restarts = |policy: &str| {
+        let pod = json!({ "restartPolicy": policy });
+        json!({ "spec": { "jobTemplate": { "spec": { "template": { "spec": pod } } } } })
+    };
+    space.patch_template(&restarts("OnFailure")).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 1, "cooldown_base": "3s" }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    scaler.decides("CoolingDown", SOON).await?;
+    until("it is told why", SOON, async || {
+        let why = scaler.status().await?["last_failure"]["why"].to_string();
+        Ok(why.contains("restartPolicy is OnFailure, but it must be Never"))
+    })
+    .await?;
+    ensure!(space.jobs().await?.is_empty(), "{:?}", space.jobs().await?);
+    space.patch_template(&restarts("Never")).await?;
+    space.jobs_when("it goes on by itself", SOON, |jobs| ready(jobs) == 1).await?;
     ends(&mut scaler.process).await?;
     client.close().await
 }

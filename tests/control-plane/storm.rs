@@ -20,14 +20,15 @@ const A_WHILE: Duration = Duration::from_secs(15);
 const NODE: Duration = Duration::from_secs(180);
 /// How often there is room again where the figures are reported.
 const ROOMS: usize = 20;
-/// A pool resumes so soon after there is room, on a machine that is busy with other tests.
-const RESUMES: Duration = Duration::from_secs(2 * 5);
+/// A pool resumes so soon after there is room.
+const RESUMES: Duration = Duration::from_secs(5);
 
 each_in_a_space!(
     one_message_and_a_node_that_comes_late_make_one_job_ever,
     five_hundred_messages_make_one_job_more_than_there_is_room_for,
     several_workers_may_wait_for_nodes_that_are_known_to_come,
     a_suspended_job_is_pending_and_no_failure,
+    a_job_that_is_suspended_again_is_waited_for_until_it_is_resumed,
 );
 
 /// So many Jobs at most, at any time of this long.
@@ -102,7 +103,9 @@ async fn five_hundred_messages_make_one_job_more_than_there_is_room_for(space: &
     resumed.sort();
     let (median, slowest) = (resumed[resumed.len() / 2], resumed[resumed.len() - 1]);
     eprintln!("resumed {} times: {median:?} after there was room, at most {slowest:?}", resumed.len());
-    ensure!(slowest <= RESUMES, "resumed only {slowest:?} after there was room");
+    // The machine is busy with other tests where figures are not reported.
+    let allowed = if rounds(ROOMS) == ROOMS { RESUMES } else { 2 * RESUMES };
+    ensure!(slowest <= allowed, "resumed only {slowest:?} after there was room");
     never_more(space, 6 + 2 * rounds(ROOMS), Duration::from_secs(5)).await?;
     each_once(space, &space.jobs().await?)?;
     ends(&mut scaler.process).await?;
@@ -152,6 +155,45 @@ async fn a_suspended_job_is_pending_and_no_failure(space: &Space<'_>) -> Result<
     ensure!(state["failures"]["count"] == 0 && state["judged"] == json!([]), "{state}");
     space.patch::<Job>(&jobs[0].name, &json!({ "spec": { "suspend": false } })).await?;
     space.jobs_when("it is ready", SOON, |jobs| ready(jobs) == 1).await?;
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+/// As Kueue does it to make room for others: the Job's pod goes, the Job does not fail, and later it gets another one.
+async fn a_job_that_is_suspended_again_is_waited_for_until_it_is_resumed(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    let limited_to = |most: u32| json!({ "launch_interval": "200ms", "max_workers": most });
+    space.configure(&limited_to(1))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    let name = space.jobs_when("it is ready", SOON, |jobs| ready(jobs) == 1).await?.remove(0).name;
+    scaler.decides("AtMaximum", SOON).await?;
+    let suspend = |suspend: bool| json!({ "spec": { "suspend": suspend } });
+    let counts = async |pending: u32, ready: u32| {
+        let counts = json!({ "pending": pending, "ready": ready, "draining": 0, "lost": 0 });
+        until("it is counted", SOON, async || Ok(scaler.status().await?["counts"] == counts)).await
+    };
+    // It takes its time to end.
+    space.kubelet.job(&name, Script::Lingers);
+    space.patch::<Job>(&name, &suspend(true)).await?;
+    counts(1, 0).await?;
+    space.configure(&limited_to(3))?;
+    tells(space, &scaler, "WaitingForPending", "job suspended").await?;
+    never_more(space, 1, Duration::from_secs(5)).await?;
+    space.kubelet.job(&name, Script::Prepares);
+    until("its pod is gone", SOON, async || Ok(space.pods().await?.is_empty())).await?;
+    tells(space, &scaler, "AtCapacity", "job suspended").await?;
+    never_more(space, 1, A_WHILE).await?;
+    space.patch::<Job>(&name, &suspend(false)).await?;
+    // What was true of the pod before is not of the next one.
+    tells(space, &scaler, "WaitingForPending", "starting").await?;
+    counts(1, 0).await?;
+    never_more(space, 1, Duration::from_secs(5)).await?;
+    space.kubelet.job(&name, Script::Works);
+    let jobs = space.jobs_when("the pool goes on", SOON, |jobs| ready(jobs) == 3).await?;
+    ensure!(jobs.len() == 3, "{jobs:?}");
+    let state = space.state().await?;
+    ensure!(state["failures"]["count"] == 0 && state["judged"] == json!([]), "{state}");
     ends(&mut scaler.process).await?;
     client.close().await
 }

@@ -20,6 +20,7 @@ each_in_a_space!(
     never_are_two_workers_pending_while_nodes_come_late,
     a_job_made_by_hand_counts_as_occupied,
     a_pod_whose_job_is_gone_counts_as_occupied,
+    a_worker_whose_job_a_person_deletes_counts_until_its_pod_is_gone,
     a_worker_that_nothing_needs_any_more_is_taken_back_before_it_starts,
     a_worker_that_has_just_started_is_not_taken_back,
     a_busy_worker_is_left_alone_whatever_happens_to_the_queue,
@@ -99,6 +100,31 @@ async fn a_pod_whose_job_is_gone_counts_as_occupied(space: &Space<'_>) -> Result
     space.kubelet.job(&jobs[0].name, idle(1));
     let next = space.jobs_when("the next one is there", SOON, |jobs| jobs.len() == 1).await?;
     ensure!(next[0].serial == Some(2), "{next:?}");
+    ends(&mut scaler.process).await?;
+    client.close().await
+}
+
+async fn a_worker_whose_job_a_person_deletes_counts_until_its_pod_is_gone(space: &Space<'_>) -> Result<()> {
+    let client = waiting(space, 10).await?;
+    space.kubelet.node("a", 10).await?;
+    space.configure(&json!({ "launch_interval": "500ms", "max_workers": 2 }))?;
+    let mut scaler = space.scaler("scaler", &[])?;
+    let jobs = space.jobs_when("two are ready", SOON, |jobs| ready(jobs) == 2).await?;
+    // Nothing is launched, so that only routine looks tell of it.
+    client.take_all(&space.bed.queue, 10, SOON).await?;
+    scaler.decides("Empty", SOON).await?;
+    space.kubelet.job(&jobs[0].name, Script::Lingers);
+    space.api::<Job>().delete(&jobs[0].name, &DeleteParams::background()).await?;
+    let counts = json!({ "pending": 0, "ready": 1, "draining": 1, "lost": 0 });
+    until("it is ending", SOON, async || Ok(scaler.status().await?["counts"] == counts)).await?;
+    ensure!(space.jobs().await?.len() == 1, "its Job is still there");
+    client.publish(&space.bed.queue, 10).await?;
+    tells(space, &scaler, "AtMaximum", "2 of at most 2").await?;
+    stays(space, 1, "its pod is still there").await?;
+    ensure!(scaler.status().await?["counts"] == counts, "{}", scaler.status().await?["counts"]);
+    space.kubelet.job(&jobs[0].name, Script::Works);
+    let jobs = space.jobs_when("another one takes its place", SOON, |jobs| ready(jobs) == 2).await?;
+    ensure!(jobs.iter().filter_map(|job| job.serial).eq([2, 3]), "{jobs:?}");
     ends(&mut scaler.process).await?;
     client.close().await
 }

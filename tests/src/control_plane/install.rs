@@ -44,15 +44,29 @@ pub(super) async fn autoscaler_says(admin: &Client, namespace: &str, status: &st
     const NAMESPACE: &str = "kube-system";
     const NAME: &str = "cluster-autoscaler-status";
     let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": NAME }, "data": { "status": status } });
-    let maps = Api::<ConfigMap>::namespaced(admin.clone(), NAMESPACE);
-    let params = PatchParams::apply("test").force();
-    limited("write the autoscaler's status", maps.patch(NAME, &params, &Patch::Apply(map))).await?;
+    apply::<ConfigMap>(admin, NAMESPACE, NAME, map).await?;
     let rules = json!([{ "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [NAME], "verbs": ["get"] }]);
-    create::<Role>(admin, NAMESPACE, json!({ "metadata": { "name": namespace }, "rules": rules })).await?;
+    let mut role = objects::role()?;
+    role["metadata"]["name"] = namespace.into();
+    role["rules"] = rules;
+    apply::<Role>(admin, NAMESPACE, namespace, role).await?;
     let mut binding = objects::role_binding(namespace);
     binding["metadata"]["name"] = namespace.into();
     binding["roleRef"]["name"] = namespace.into();
-    create::<RoleBinding>(admin, NAMESPACE, binding).await
+    apply::<RoleBinding>(admin, NAMESPACE, namespace, binding).await
+}
+
+/// Creates the object, or changes it into this.
+async fn apply<K>(admin: &Client, namespace: &str, name: &str, object: Value) -> Result<()>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug,
+{
+    let api = Api::<K>::namespaced(admin.clone(), namespace);
+    let params = PatchParams::apply("test").force();
+    limited("write an object", api.patch(name, &params, &Patch::Apply(object))).await.map(drop)
 }
 
 async fn create<K>(admin: &Client, namespace: &str, object: Value) -> Result<()>
