@@ -322,9 +322,9 @@ fn row_14_karpenter_tells_limits_from_want_of_stock_and_from_misfits() {
     // What is asked for beside room has only a node that is there, and that one is full.
     let words = "Failed to schedule pod, no instance type met all requirements, requirements=example.com/disk In \
                  [fast], resources={\"cpu\":\"1\"}";
-    let event = karpenter("FailedScheduling", words);
-    means(&with(&elsewhere, &[event.clone()]), PendingCause::Misfit, 9, words, 120, Action::Fail);
-    means(&with(&full, &[event]), PendingCause::NoRoom, 9, words, 300, Action::Hold);
+    let events = [karpenter("FailedScheduling", words)];
+    means(&with(&elsewhere, &events), PendingCause::Misfit, 9, words, 120, Action::Fail);
+    means(&with(&full, &events), PendingCause::NoRoom, 9, words, 300, Action::Hold);
 }
 
 #[test]
