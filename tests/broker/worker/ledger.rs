@@ -13,21 +13,22 @@ use lapin::{
 };
 use mayfly_service::{report::ExitReason, tls::TlsFiles};
 use mayfly_tests::{
-    Bed, Client, Fault, Signal,
-    bed::rounds,
+    Bed, Client, Fault, Program, Signal,
     ids::{self, Ids},
+    node::free_port,
     on_each_release,
     store::{self, Store},
     until,
     wire::{Properties, Property, Wire},
 };
 use mayfly_worker::ledger::{Claim, Claimed, Key, Ledger, Terms};
+use serde_json::Value;
 
-use super::{Crew, Dice, LIMIT, NOTE_BEGUN, NOTE_DONE, WAIT_FOR_GO, Worker, exec, exit};
+use super::{Crew, LIMIT, NOTE_BEGUN, NOTE_DONE, WAIT_FOR_GO, Worker, exec, exit};
 
 on_each_release!(
     whatever_step_a_worker_dies_at_what_is_recorded_never_runs_again,
-    under_kill_nine_at_random_what_is_known_as_done_never_runs_again,
+    without_a_ledger_what_was_in_work_when_a_worker_died_runs_again_with_any_handler,
     what_is_claimed_elsewhere_waits_in_a_retry_queue_and_is_not_tried,
     work_whose_claim_was_taken_over_is_ended_and_not_recorded,
     a_renewed_claim_outlives_its_lease,
@@ -76,97 +77,92 @@ async fn take(ledger: &Ledger, queue: &str, id: &str) -> Result<Claim> {
 /// Where a worker dies, and how often the message that it had in work runs in all.
 const STEPS: [(&str, usize); 5] =
     [("after-claim", 1), ("after-handler", 2), ("before-commit", 2), ("after-commit", 1), ("before-ack", 1)];
+/// The same for one without a ledger.
+const STEPS_WITHOUT: [(&str, usize); 2] = [("after-handler", 2), ("before-ack", 2)];
+/// The kinds of handler, and what works behind each.
+const HANDLERS: [&str; 3] = ["exec", "stdio", "http"];
+const BRAIN: &str = include_str!("handlers/brain.py");
 
 async fn whatever_step_a_worker_dies_at_what_is_recorded_never_runs_again(bed: &Bed) -> Result<()> {
     let client = bed.client().await?;
     let crew = Crew::new(bed);
     for kind in KINDS {
         let store = Store::start(kind).await?;
-        let cases = STEPS.map(|(step, runs)| dies_at(&crew, &client, &store, step, runs));
-        futures_util::future::try_join_all(cases).await.with_context(|| format!("{kind:?}"))?;
+        for handler in HANDLERS {
+            let cases = STEPS.map(|step| dies_at(&crew, &client, Some(&store), handler, step));
+            futures_util::future::try_join_all(cases).await.with_context(|| format!("{kind:?}"))?;
+        }
     }
     client.close().await
 }
 
-async fn dies_at(crew: &Crew<'_>, client: &Client, store: &Store, step: &str, runs: usize) -> Result<()> {
-    let queue = crew.bed.queue_name(step);
+async fn without_a_ledger_what_was_in_work_when_a_worker_died_runs_again_with_any_handler(
+    bed: &Bed,
+) -> Result<()> {
+    let client = bed.client().await?;
+    let crew = Crew::new(bed);
+    let cases = HANDLERS.iter().flat_map(|handler| STEPS_WITHOUT.map(|step| (*handler, step)));
+    let cases = cases.map(|(handler, step)| dies_at(&crew, &client, None, handler, step));
+    futures_util::future::try_join_all(cases).await?;
+    client.close().await
+}
+
+async fn dies_at(
+    crew: &Crew<'_>,
+    client: &Client,
+    store: Option<&Store>,
+    handler: &str,
+    (step, runs): (&str, usize),
+) -> Result<()> {
+    let queue = crew.bed.queue_name(&format!("{handler}-{step}"));
     topology(crew, &queue).await?;
     let published = client.publish(&queue, 3).await?;
-    let file = format!("done-{queue}");
-    let script = NOTE_DONE.replace("/done", &format!("/{file}"));
-    let arguments = exec(&queue, &["--max-idle", "1s"], &script);
-    let environment = [("MAYFLY_LEDGER_URL", &*store.url()), LEASE, ("MAYFLY_CRASH_AT", step)];
-    let mut dying = crew.start_with(&format!("dying-{queue}"), &arguments, &environment)?;
+    let directory = crew.bed.directory().join(format!("of-{queue}"));
+    std::fs::create_dir(&directory)?;
+    let brain = directory.join("brain.py");
+    std::fs::write(&brain, BRAIN)?;
+    let (directory, brain) = (directory.to_string_lossy(), brain.to_string_lossy());
+    let port = free_port()?.to_string();
+    let url = format!("http://127.0.0.1:{port}/work");
+    let (command, server): (&[&str], _) = if handler == "http" {
+        let server = Program::new("/usr/bin/env".as_ref(), crew.bed.directory());
+        let server = server.args(["python3", &brain, "http", &port]).env("DIR", &*directory);
+        (&["--url", &url, "--health-path", "/health"], Some(server.spawn(&format!("server-{queue}"))?))
+    } else {
+        (&["--", "python3", &brain, handler], None)
+    };
+    let ledger_url = store.map(Store::url);
+    let mut environment = vec![("DIR", &*directory)];
+    if let Some(url) = &ledger_url {
+        environment.extend([("MAYFLY_LEDGER_URL", &**url), LEASE]);
+    }
+    let arguments = |idle| [&[handler, "--queue", &queue, "--max-idle", idle], command].concat();
+    let begun = || -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(format!("{directory}/seen")).unwrap_or_default();
+        let id = |line| {
+            Ok(serde_json::from_str::<Value>(line)?["message_id"].as_str().context("an id")?.to_owned())
+        };
+        text.lines().map(id).collect()
+    };
+
+    let dying = [&environment[..], &[("MAYFLY_CRASH_AT", step)]].concat();
+    let mut dying = crew.start_with(&format!("dying-{queue}"), &arguments("1s"), &dying)?;
     let status = dying.process.exits(LIMIT).await?;
     ensure!(status.signal() == Some(Signal::ABORT.as_raw()), "{status}\n{}", dying.process.log_tail());
     client.until_ready(&queue, 3, LIMIT).await?;
-    let before = crew.notes(&file)?;
+    let before = begun()?;
     // As often as a claim of the dead one may send it round.
-    let mut worker =
-        start(crew, store, &format!("finishing-{queue}"), &exec(&queue, &["--max-idle", "8s"], &script))?;
+    let mut worker = crew.start_with(&format!("finishing-{queue}"), &arguments("8s"), &environment)?;
     let report = worker.ends_with(exit::OK).await?;
-    let done = crew.notes(&file)?;
-    ids::assert_same("published", &published, "done", &done.ids())?;
-    let most = done.count().into_values().max();
-    ensure!(most == Some(runs), "{step}: {done:?}");
-    ensure!(done.0.len() == 2 + runs, "{step}: {done:?}");
-    let known = u64::from(runs == 1 && !before.0.is_empty());
-    ensure!(report.known == known, "{step}: {report:?}");
+    let all = begun()?;
+    ids::assert_same("published", &published, "begun", &all.iter().cloned().collect())?;
+    let most = published.iter().map(|id| all.iter().filter(|it| *it == id).count()).max();
+    ensure!(most == Some(runs), "{handler} {step}: {all:?}");
+    ensure!(all.len() == 2 + runs, "{handler} {step}: {all:?}");
+    let known = u64::from(runs == 1 && !before.is_empty());
+    ensure!(report.known == known, "{handler} {step}: {report:?}");
+    drop(server);
     client.until_ready(&queue, 0, LIMIT).await
-}
-
-/// Notes in `again` that a message begins which the ledger knows as done.
-const NOTE_AGAIN: &str = r#"
-    key="mayfly:ledger:1:/:${#MAYFLY_QUEUE}:$MAYFLY_QUEUE:$MAYFLY_MESSAGE_ID"
-    known=$(redis-cli -p "$PORT" HEXISTS "$key" done) || exit 75
-    [ "$known" = 0 ] || echo "$MAYFLY_MESSAGE_ID 0 $known" >>"$DIR/again""#;
-
-async fn under_kill_nine_at_random_what_is_known_as_done_never_runs_again(bed: &Bed) -> Result<()> {
-    let client = bed.client().await?;
-    let crew = Crew::new(bed);
-    let store = Store::start(store::Kind::Redis).await?;
-    let queue = bed.queue_name("random");
-    topology(&crew, &queue).await?;
-    let script = format!("{NOTE_AGAIN}; {NOTE_BEGUN}; sleep 0.02; {NOTE_DONE}");
-    let (url, port) = (store.url(), store.port().to_string());
-    let environment =
-        [("MAYFLY_LEDGER_URL", &*url), LEASE, ("PORT", &*port), ("REDISCLI_AUTH", store::PASSWORD)];
-    let options = ["--concurrency", "2", "--prefetch", "4", "--max-idle", "5m", "--max-attempts", "100"];
-    let another = |number: usize| -> Result<(String, Worker)> {
-        let name = format!("{queue}-{number}");
-        let worker = crew.start_with(&name, &exec(&queue, &options, &script), &environment)?;
-        Ok((name, worker))
-    };
-    let kills = rounds(200);
-    let mut dice = Dice(0x1ed9);
-    let mut workers = vec![another(0)?, another(1)?, another(2)?];
-    let mut published = client.publish(&queue, 20).await?;
-    for kill in 0..kills {
-        let before = crew.notes("begun")?.0.len();
-        published.extend(client.publish(&queue, 12).await?);
-        crew.noted("begun", before + 1).await?;
-        tokio::time::sleep(dice.moment(Duration::from_millis(60))).await;
-        let (name, mut worker) = workers.swap_remove(dice.below(workers.len()));
-        crew.kill(&name, &mut worker).await?;
-        workers.push(another(3 + kill)?);
-    }
-    let all_done = async || Ok(crew.notes("done")?.ids().is_superset(&published));
-    until("all are done", Duration::from_secs(240), all_done).await?;
-    let (begun, done, again) = (crew.notes("begun")?, crew.notes("done")?, crew.notes("again")?);
-    eprintln!(
-        "{}: {} published, {kills} kills, begun {}, done again {}, known as done and begun again {}",
-        bed.release,
-        published.len(),
-        begun.0.len(),
-        done.repeats(),
-        again.0.len()
-    );
-    for (_, worker) in &mut workers {
-        worker.process.signal(Signal::TERM)?;
-        worker.ends_with(exit::OK).await?;
-    }
-    ensure!(again.0.is_empty(), "{again:?}");
-    ids::assert_same("published", &published, "done", &done.ids())
 }
 
 async fn what_is_claimed_elsewhere_waits_in_a_retry_queue_and_is_not_tried(bed: &Bed) -> Result<()> {

@@ -8,16 +8,17 @@ use mayfly_tests::{Proxy, Signal};
 
 use super::{
     super::{Crew, Dice, NOTE_DONE, Worker, exit},
-    QUEUES,
+    Lane, Memory,
 };
 
 /// All workers of the test.
 pub(super) struct Hands<'a> {
     pub(super) crew: Crew<'a>,
+    pub(super) lanes: &'a [Lane],
     /// The way to the broker, half of the workers by each.
     pub(super) proxies: [Proxy; 2],
     dice: Dice,
-    all: Vec<Hand>,
+    all: Vec<Hand<'a>>,
     started: usize,
     /// How those ended that are gone.
     ends: BTreeMap<&'static str, usize>,
@@ -26,12 +27,12 @@ pub(super) struct Hands<'a> {
 }
 
 /// One of them.
-struct Hand {
+struct Hand<'a> {
     name: String,
-    queue: &'static str,
+    lane: &'a Lane,
     worker: Worker,
-    /// It dies by itself at some step.
-    is_doomed: bool,
+    /// It dies by itself at this step.
+    doom: Option<&'static str>,
     /// It was asked to stop.
     is_leaving: bool,
 }
@@ -40,9 +41,6 @@ struct Hand {
 const WORKERS: usize = 2;
 /// One worker of so many is doomed.
 const DOOMED: usize = 6;
-/// Where the doomed ones die.
-const STEPS: [&str; 5] =
-    ["after-ready", "after-handler", "after-retry-publish", "before-ack", "before-close"];
 /// How long work may go on after SIGTERM: shorter and longer than it takes.
 const GRACES: [&str; 3] = ["1ms", "30ms", "10s"];
 /// What a message's id says: poison kills its worker, or the program that works for it; `once` fails at its first
@@ -73,6 +71,9 @@ const LINES: &str = r#"
             echo "{\"id\":$value,\"outcome\":\"$outcome\"}"
         } &
     done"#;
+/// How workers end that are killed while they work on something.
+const POISONED: &str = "killed by poison";
+const IN_HANDLER: &str = "killed in a handler";
 /// The ends of a connection that workers tell apart, by words in their logs.
 const LOSSES: [(&str, &str); 3] = [
     ("connection lost", ""),
@@ -83,10 +84,11 @@ const LOSSES: [(&str, &str); 3] = [
 // === impl Hands ===
 
 impl<'a> Hands<'a> {
-    pub(super) async fn new(crew: Crew<'a>, dice: Dice) -> Result<Self> {
+    pub(super) async fn new(crew: Crew<'a>, lanes: &'a [Lane], dice: Dice) -> Result<Self> {
         let proxies = [Proxy::before(&crew.broker).await?, Proxy::before(&crew.broker).await?];
         Ok(Self {
             crew,
+            lanes,
             proxies,
             dice,
             all: Vec::new(),
@@ -102,43 +104,53 @@ impl<'a> Hands<'a> {
 
     /// How many work on `queue`, those that leave included.
     pub(super) fn running(&self, queue: &str) -> usize {
-        self.all.iter().filter(|hand| hand.queue == queue).count()
+        self.all.iter().filter(|hand| hand.lane.queue == queue).count()
     }
 
     /// Starts what is missing, doomed ones among them.
     pub(super) fn fill(&mut self) -> Result<()> {
-        for queue in QUEUES {
-            let at_work = self.all.iter().filter(|hand| hand.queue == queue && !hand.is_leaving).count();
-            for _ in at_work..WORKERS {
-                let doom = (self.dice.below(DOOMED) == 0).then(|| STEPS[self.dice.below(STEPS.len())]);
-                self.start(queue, doom)?;
+        for lane in self.lanes {
+            let is_at_work = |hand: &&Hand<'_>| hand.lane.queue == lane.queue && !hand.is_leaving;
+            for _ in self.all.iter().filter(is_at_work).count()..WORKERS {
+                let steps = lane.steps();
+                let doom = (self.dice.below(DOOMED) == 0).then(|| steps[self.dice.below(steps.len())]);
+                self.start(lane, doom)?;
             }
         }
         Ok(())
     }
 
-    /// Starts workers for `queue` that don't die by themselves.
-    pub(super) fn calm(&mut self, queue: &'static str) -> Result<()> {
-        (0..WORKERS).try_for_each(|_| self.start(queue, None))
+    /// Starts workers for `lane` that don't die by themselves.
+    pub(super) fn calm(&mut self, lane: &'a Lane) -> Result<()> {
+        (0..WORKERS).try_for_each(|_| self.start(lane, None))
     }
 
-    fn start(&mut self, queue: &'static str, doom: Option<&str>) -> Result<()> {
+    fn start(&mut self, lane: &'a Lane, doom: Option<&'static str>) -> Result<()> {
+        let queue = lane.queue;
         let name = format!("{queue}-{}", self.started);
         let url = format!("{}?heartbeat=2", self.proxies[self.started % 2].url());
         self.started += 1;
         let mut options = vec!["--concurrency", "4", "--max-idle", "1s"];
         options.extend(["--start-deadline", "5m", "--reconnect-for", "5m"]);
         options.extend(["--grace", GRACES[self.dice.below(GRACES.len())]]);
-        let handler = format!("{HANDLER}\n{NOTE_DONE}").replace("/done", &format!("/{queue}.done"));
+        let mut environment = vec![("MAYFLY_BROKER_URL", url.as_str())];
+        environment.extend(lane.environment.iter().map(|(name, value)| (*name, value.as_str())));
+        environment.extend(doom.map(|step| ("MAYFLY_CRASH_AT", step)));
+        let note = NOTE_DONE.replace("/done", &format!("/{queue}.done"));
+        let handler = format!("{}\n{HANDLER}\n{note}", lane.prologue());
         let (kind, script) = match self.dice.below(2) {
             0 => ("exec", format!("CHILD=; {handler}")),
             _ => ("stdio", format!("CHILD=$$; {}", LINES.replace("HANDLER", &handler))),
         };
-        let arguments = [&[kind, "--queue", queue], &options[..], &["--", "sh", "-c", &script]].concat();
-        let mut environment = vec![("MAYFLY_BROKER_URL", url.as_str())];
-        environment.extend(doom.map(|step| ("MAYFLY_CRASH_AT", step)));
-        let worker = self.crew.start_with(&name, &arguments, &environment)?;
-        self.all.push(Hand { name, queue, worker, is_doomed: doom.is_some(), is_leaving: false });
+        let (program, arguments) = match lane.memory {
+            Memory::Transaction => ("rust-postgres", [&["--queue", queue], &options[..]].concat()),
+            _ => {
+                let command = ["--", "sh", "-c", &script];
+                ("mayfly-worker", [&[kind, "--queue", queue], &options[..], &command].concat())
+            }
+        };
+        let worker = self.crew.start_program(program, &name, &arguments, &environment)?;
+        self.all.push(Hand { name, lane, worker, doom, is_leaving: false });
         Ok(())
     }
 
@@ -153,14 +165,15 @@ impl<'a> Hands<'a> {
         Ok(())
     }
 
-    fn ended(&mut self, hand: &Hand, status: ExitStatus) -> Result<()> {
-        let how = match (status.code(), status.signal().and_then(Signal::from_named_raw)) {
-            (None, Some(Signal::KILL)) => "killed by poison",
-            (None, Some(Signal::ABORT)) if hand.is_doomed => "dead at some step",
-            (None, Some(Signal::TERM)) if hand.is_leaving && hand.worker.status()?.is_empty() => {
+    fn ended(&mut self, hand: &Hand<'_>, status: ExitStatus) -> Result<()> {
+        let signal = status.signal().and_then(Signal::from_named_raw);
+        let how = match (status.code(), signal, hand.doom) {
+            (None, Some(Signal::KILL), _) => POISONED,
+            (None, Some(Signal::ABORT), Some(step)) => step,
+            (None, Some(Signal::TERM), _) if hand.is_leaving && hand.worker.status()?.is_empty() => {
                 "stopped before it began"
             }
-            (Some(exit::OK), None) => {
+            (Some(exit::OK), None, _) => {
                 let report = hand.worker.report(exit::OK)?;
                 let settled = report.done + report.retried + report.dead_lettered + report.given_back;
                 ensure!(report.messages >= settled, "{}: {report:?}", hand.name);
@@ -180,7 +193,7 @@ impl<'a> Hands<'a> {
         let Some(index) = self.any() else { return Ok(()) };
         let mut hand = self.all.swap_remove(index);
         match self.crew.kill(&hand.name, &mut hand.worker).await {
-            Ok(true) => self.count(&hand, "killed in a handler"),
+            Ok(true) => self.count(&hand, IN_HANDLER),
             Ok(false) => self.count(&hand, "killed"),
             Err(error) => match hand.worker.process.ended()? {
                 // It was faster.
@@ -205,13 +218,25 @@ impl<'a> Hands<'a> {
         at_work.get(self.dice.below(at_work.len())).copied()
     }
 
-    fn count(&mut self, hand: &Hand, how: &'static str) -> Result<()> {
+    fn count(&mut self, hand: &Hand<'_>, how: &'static str) -> Result<()> {
         *self.ends.entry(how).or_default() += 1;
         let log = hand.worker.process.log()?;
         for line in log.lines().filter(|line| line.contains("\"connection lost\"")) {
             for (what, _) in LOSSES.iter().filter(|(_, sign)| line.contains(sign)) {
                 *self.losses.entry(what).or_default() += 1;
             }
+        }
+        Ok(())
+    }
+
+    /// Each trouble has met somebody.
+    pub(super) fn everything_bit(&self) -> Result<()> {
+        let steps = self.lanes.iter().flat_map(|lane| lane.steps().iter().copied());
+        for how in steps.chain([POISONED, IN_HANDLER, "stopped", "idle"]) {
+            ensure!(self.ends.contains_key(how), "nobody ended {how}: {}", self.told());
+        }
+        for (what, _) in LOSSES {
+            ensure!(self.losses.contains_key(what), "no {what}: {}", self.told());
         }
         Ok(())
     }

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::Result;
 use mayfly_tests::{Fault, Node, Way, bed::rounds, until};
 
-use super::{super::Dice, Hands};
+use super::{super::Dice, Hands, Stores};
 
 /// One thing that goes wrong, and heals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trouble {
-    /// kill -9 of a worker and its handlers.
+    /// kill -9 of a worker and its handlers; where there are many queues, of one for two of them.
     KillWorker,
-    /// SIGTERM.
+    /// SIGTERM of as many.
     StopWorker,
     /// Half of the connections are reset.
     Cut,
@@ -31,17 +31,21 @@ pub(super) enum Trouble {
     KillBroker,
     /// The broker is stopped in order and started again.
     RestartBroker,
+    /// kill -9 of the ledgers' stores.
+    KillStores,
 }
 
 /// Where it happens.
 pub(super) struct Field<'a> {
     pub(super) node: Node,
+    /// Where the ledgers are, if there are any.
+    pub(super) stores: Option<Stores>,
     pub(super) hands: Hands<'a>,
     pub(super) dice: Dice,
 }
 
 /// How often in a full run. What takes the broker seconds comes as rarely as it must.
-const COUNTS: [(Trouble, usize); 10] = [
+const COUNTS: [(Trouble, usize); 11] = [
     (Trouble::KillWorker, 120),
     (Trouble::StopWorker, 120),
     (Trouble::Cut, 40),
@@ -52,6 +56,7 @@ const COUNTS: [(Trouble, usize); 10] = [
     (Trouble::Alarm, 10),
     (Trouble::KillBroker, 10),
     (Trouble::RestartBroker, 10),
+    (Trouble::KillStores, 10),
 ];
 /// Every 50 ms the broker looks for messages held for too long, which from now on is a millisecond. A channel is
 /// looked at as often as the setting said when it was opened.
@@ -64,9 +69,10 @@ const LONG_LEASES: &str = "application:set_env(rabbit, consumer_timeout, 1800000
 
 impl Trouble {
     /// All of them in random order.
-    pub(super) fn plan(dice: &mut Dice) -> Vec<Self> {
+    pub(super) fn plan(dice: &mut Dice, has_stores: bool) -> Vec<Self> {
         let times = |(trouble, count): (Self, usize)| std::iter::repeat_n(trouble, rounds(count));
-        let mut plan: Vec<_> = COUNTS.into_iter().flat_map(times).collect();
+        let counts = COUNTS.into_iter().filter(|(trouble, _)| has_stores || *trouble != Self::KillStores);
+        let mut plan: Vec<_> = counts.flat_map(times).collect();
         for last in (1..plan.len()).rev() {
             plan.swap(last, dice.below(last + 1));
         }
@@ -88,13 +94,21 @@ impl Trouble {
 impl Field<'_> {
     /// Lets it happen, and ends it.
     pub(super) async fn befall(&mut self, trouble: Trouble) -> Result<()> {
-        let Self { node, hands, dice } = self;
+        let Self { node, stores, hands, dice } = self;
         // Until workers have something in their hands, of any age.
         tokio::time::sleep(dice.moment(Duration::from_millis(150))).await;
         let side = dice.below(2);
         match trouble {
-            Trouble::KillWorker => hands.kill().await?,
-            Trouble::StopWorker => hands.stop()?,
+            Trouble::KillWorker => {
+                for _ in 0..hands.lanes.len() / 2 {
+                    hands.kill().await?;
+                }
+            }
+            Trouble::StopWorker => {
+                for _ in 0..hands.lanes.len() / 2 {
+                    hands.stop()?;
+                }
+            }
             Trouble::Cut => {
                 hands.proxies[side].set(Fault::Cut);
                 tokio::time::sleep(dice.moment(Duration::from_millis(300))).await;
@@ -136,6 +150,11 @@ impl Field<'_> {
             Trouble::RestartBroker => {
                 node.stop().await?;
                 node.start_again().await?;
+            }
+            Trouble::KillStores => {
+                if let Some(stores) = stores {
+                    stores.kill().await?;
+                }
             }
         }
         hands.proxies.iter().for_each(|proxy| proxy.set(Fault::None));

@@ -119,6 +119,7 @@ def run_http(port):
             self.answer(*work(body, about))
 
         def answer(self, outcome, reason):
+            reason = reason.encode()
             self.send_response(STATUS[outcome])
             if outcome == "retry":
                 self.send_header("Retry-After", "20")
@@ -126,7 +127,7 @@ def run_http(port):
                 self.send_header("Content-Length", str(len(reason)))
             self.end_headers()
             if outcome != "done":
-                self.wfile.write(reason.encode())
+                self.wfile.write(reason)
 
     ThreadingHTTPServer.request_queue_size = 100
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)

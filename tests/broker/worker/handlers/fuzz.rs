@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use lapin::{
     BasicProperties,
+    message::Delivery,
+    options::BasicGetOptions,
     types::{AMQPValue, DecimalValue, FieldArray, FieldTable, ShortString},
 };
 use mayfly_tests::{
-    Bed, Kind,
+    Bed, Client, Kind,
     bed::rounds,
     on_each_release,
     wire::{
@@ -24,38 +26,95 @@ type WithText = fn(BasicProperties, ShortString) -> BasicProperties;
 
 on_each_release!(any_message_has_an_outcome_with_any_handler);
 
+/// What becomes of a message by its body, and where it lies then.
+const FATES: [(&str, &[&str]); 2] =
+    [("retry ", &[".retry.5s", ".retry.30s", ".retry.2m", ".retry.10m"]), ("dead ", &[".dead"])];
+
 async fn any_message_has_an_outcome_with_any_handler(bed: &Bed) -> Result<()> {
     let crew = Crew::new(bed);
     let client = bed.client().await?;
     let mut wire = Wire::connect(&bed.broker).await?;
-    for handler in [Handler::Exec, Handler::Stdio, Handler::Http, Handler::Envelope] {
+    let handlers = [Handler::Exec, Handler::Stdio, Handler::Http, Handler::Envelope];
+    let kinds = [Kind::Quorum, Kind::Classic];
+    for (handler, kind) in handlers.into_iter().flat_map(|handler| kinds.map(|kind| (handler, kind))) {
         // A process each takes its time.
-        let count = rounds(if handler == Handler::Exec { 200 } else { 1000 });
+        let count = rounds(if handler == Handler::Exec { 100 } else { 500 });
         let queue = bed.queue_name("test-worker");
-        declare(&client, &queue, Kind::Quorum).await?;
-        let mut dice = Dice(7);
+        declare(&client, &queue, kind).await?;
+        let mut dice = Dice(if kind == Kind::Quorum { 7 } else { 8 });
+        let mut fates = [0; 2];
+        let mut whole = Vec::new();
         for _ in 0..count {
-            let body = body(&mut dice);
+            let mut body = body(&mut dice);
+            let fate = dice.below(5);
+            if let Some((order, _)) = FATES.get(fate) {
+                body.splice(0..0, order.bytes());
+                fates[fate] += 1;
+            }
             if dice.below(4) == 0 {
                 wire.publish("", queue.as_bytes(), &bytes_for_names(&mut dice), &body).await?;
             } else {
-                publish(&client, &queue, properties(&mut dice), &body).await?;
+                let properties = properties(&mut dice);
+                if fate < FATES.len() {
+                    whole.push(forwarded(&properties, &body));
+                }
+                publish(&client, &queue, properties, &body).await?;
             }
         }
         forget(bed, "seen");
-        let options = ["--max-idle", "500ms", "--concurrency", "4"];
-        let mut brain = handler.start(&crew, handler.name(), &queue, &options)?;
+        let name = format!("{}-{kind:?}", handler.name());
+        let mut brain =
+            handler.start(&crew, &name, &queue, &["--max-idle", "500ms", "--concurrency", "4"])?;
         let report = brain.idles().await?;
-        ensure!(report.done == count as u64 && report.messages == report.done, "{handler:?}: {report:?}");
-        ensure!(noted(bed, "seen")?.len() == count, "{handler:?}");
+        let done = count - fates[0] - fates[1];
+        let told = [report.messages, report.done, report.retried, report.dead_lettered];
+        ensure!(told == [count, done, fates[0], fates[1]].map(|it| it as u64), "{name}: {report:?}");
+        ensure!(noted(bed, "seen")?.len() == count, "{name}");
         let log = brain.worker.process.log()?;
-        ensure!(!log.contains("panicked"), "{handler:?}: {}", brain.worker.process.log_tail());
+        ensure!(!log.contains("panicked"), "{name}: {}", brain.worker.process.log_tail());
+        for ((_, companions), count) in FATES.iter().zip(fates) {
+            let mut found = 0;
+            for companion in *companions {
+                for message in take_all(&client, &format!("{queue}{companion}")).await? {
+                    found += 1;
+                    let as_it_was = forwarded(&message.properties, &message.data);
+                    whole.iter().position(|it| *it == as_it_was).map(|index| whole.swap_remove(index));
+                }
+            }
+            ensure!(found == count, "{name}: {found} of {count} in {companions:?}");
+        }
+        ensure!(whole.is_empty(), "{name}: changed on their way: {whole:?}");
         crew.nothing_is_left(&[&queue]).await.or_else(|error| {
             // A server is ours, and runs until the end of the test.
             if brain.server.is_some() { Ok(()) } else { Err(error) }
         })?;
     }
     client.close().await
+}
+
+/// What stays of a message when it is retried or dead-lettered.
+fn forwarded(properties: &BasicProperties, body: &[u8]) -> String {
+    let headers = properties.headers().clone().unwrap_or_default();
+    let is_own = |name: &str| name.starts_with("x-mayfly-");
+    let headers: Vec<_> = headers.inner().iter().filter(|(name, _)| !is_own(name.as_str())).collect();
+    let texts = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.kind(),
+        properties.app_id(),
+    ];
+    let numbers = (properties.priority(), properties.timestamp());
+    format!("{texts:?} {numbers:?} {headers:?} {}", String::from_utf8_lossy(body))
+}
+
+async fn take_all(client: &Client, queue: &str) -> Result<Vec<Delivery>> {
+    let mut all = Vec::new();
+    while let Some(got) = client.channel().basic_get(queue.into(), BasicGetOptions { no_ack: true }).await? {
+        all.push(got.delivery);
+    }
+    Ok(all)
 }
 
 fn body(dice: &mut Dice) -> Vec<u8> {

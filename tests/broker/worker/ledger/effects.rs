@@ -1,22 +1,19 @@
 //! Effects in the ledger's own transaction: once, whoever dies when. The worker is the example
 //! `examples/rust-postgres`.
 
-use std::{os::unix::process::ExitStatusExt, time::Duration};
+use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, Result, ensure};
 use mayfly_tests::{
-    Bed, Signal,
-    bed::rounds,
-    on_each_release,
+    Bed, Signal, on_each_release,
     store::{self, Store},
     until,
 };
 
-use super::{Crew, Dice, LEASE, LIMIT, Worker, exit, publish_all, topology};
+use super::{Crew, LEASE, LIMIT, Worker, exit, publish_all, topology};
 
 on_each_release!(
     an_effect_happens_once_at_whatever_step_the_worker_dies,
-    under_kill_nine_and_a_database_that_dies_every_effect_happens_once,
     a_transaction_that_cannot_succeed_leaves_nothing_behind,
     a_transaction_waits_for_a_row_that_somebody_else_holds,
 );
@@ -71,44 +68,6 @@ async fn an_effect_happens_once_at_whatever_step_the_worker_dies(bed: &Bed) -> R
         crew.nothing_is_left(&[&queue]).await?;
     }
     client.close().await
-}
-
-async fn under_kill_nine_and_a_database_that_dies_every_effect_happens_once(bed: &Bed) -> Result<()> {
-    let client = bed.client().await?;
-    let crew = Crew::new(bed);
-    let mut store = with_accounts().await?;
-    let queue = bed.queue_name("random");
-    topology(&crew, &queue).await?;
-    let mut dice = Dice(0xb004);
-    let kills = rounds(100);
-    let mut workers =
-        vec![start(&crew, &store, "a", &queue, None)?, start(&crew, &store, "b", &queue, None)?];
-    let mut published = 0;
-    for kill in 0..kills {
-        published += publish_all(&client, &queue, &format!("round-{kill}"), 40, b"alice 1").await?.len();
-        tokio::time::sleep(dice.moment(Duration::from_millis(200))).await;
-        if dice.below(4) == 0 {
-            store.kill().await?;
-            store.start_again().await?;
-        } else {
-            let mut worker = workers.swap_remove(dice.below(workers.len()));
-            worker.process.kill().await?;
-            workers.push(start(&crew, &store, &format!("next-{kill}"), &queue, None)?);
-        }
-    }
-    let expected = i64::try_from(published)?;
-    until("all are booked", Duration::from_secs(240), async || Ok(balance(&store).await? >= expected))
-        .await?;
-    for worker in &mut workers {
-        worker.process.signal(Signal::TERM)?;
-        worker.ends_with(exit::OK).await?;
-    }
-    let found = balance(&store).await?;
-    eprintln!("{}: {published} payments, {kills} faults, booked {found}", bed.release);
-    ensure!(found == expected, "{found} booked of {expected}");
-    let dead = client.depth(&format!("{queue}.dead")).await?.ready;
-    ensure!(dead == 0, "{dead} dead-lettered");
-    Ok(())
 }
 
 async fn a_transaction_waits_for_a_row_that_somebody_else_holds(bed: &Bed) -> Result<()> {
