@@ -388,7 +388,8 @@ async fn a_retry_or_dead_letter_queue_that_was_deleted_ends_the_worker_with_its_
             let crew = Crew::new(bed);
             let published = client.publish(&queue, 1).await?;
             let script = format!("{NOTE_BEGUN}; {WAIT_FOR_GO}; {script}");
-            let mut worker = crew.exec(&queue, &queue, &["--max-idle", "5m"], &script)?;
+            let mut worker =
+                crew.exec(&queue, &queue, &["--max-idle", "5m", "--reconnect-for", "1s"], &script)?;
             crew.noted("begun", 1).await?;
             client.delete(&format!("{queue}{companion}")).await?;
             crew.go()?;

@@ -127,7 +127,10 @@ impl Field<'_> {
                 tokio::time::sleep(Duration::from_secs(1) + dice.moment(Duration::from_secs(6))).await;
             }
             Trouble::CloseConnections => {
-                node.broker().ctl(&["close_all_connections", "of a test"]).await?;
+                // The broker waits for one after the other, also for one that is about to end: then that was all.
+                if let Err(error) = node.broker().ctl(&["close_all_connections", "of a test"]).await {
+                    eprintln!("not all connections are closed: {error:#}");
+                }
             }
             Trouble::CloseChannels => {
                 node.broker().ctl(&["eval", SHORT_LEASES]).await?;
