@@ -1,42 +1,30 @@
-//! Messages that bring down their workers, handlers that fail at every message, and workers that make room.
+//! Messages that bring down their workers, and workers that are stopped or make room.
 
-use std::{fs, time::Duration};
+mod away;
+mod memory;
+
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::{try_join, try_join_all};
 use lapin::{
     options::{BasicAckOptions, BasicGetOptions},
     types::AMQPValue,
 };
 use mayfly_service::report::ExitReason;
-use mayfly_tests::{
-    Bed, Client, Kind, Signal,
-    bed::rounds,
-    ids::{self, Ids},
-    on_each_release, until,
-};
+use mayfly_tests::{Bed, Client, Kind, Signal, bed::rounds, ids, on_each_release, until};
 
 use super::{Crew, LIMIT, NOTE_BEGUN, NOTE_DONE, Worker, declare, exit};
 
 on_each_release!(
     a_message_that_kills_its_worker_is_isolated_with_its_story_and_all_others_are_done,
-    a_message_that_kills_its_worker_goes_to_the_quarantine_queue_and_a_larger_one_finishes_it,
-    a_message_that_uses_up_the_memory_is_isolated_and_all_others_are_done,
     workers_drained_or_evicted_again_and_again_accuse_no_message,
     without_a_suspect_queue_nothing_is_lost_and_nothing_isolated,
-    a_handler_whose_database_is_away_empties_nothing_into_the_dead_letter_queue,
-    a_handler_that_cannot_run_and_then_fails_for_a_minute_dead_letters_nothing,
     a_worker_makes_room_after_so_many_messages_or_so_much_memory_or_time,
     short_work_is_fetched_ahead_and_long_work_is_not,
 );
 
 /// Kills its worker when the body says so.
 const POISON: &str = r#"read -r word; [ "$word" = poison ] && { kill -9 $PPID; sleep 1000; };"#;
-
-/// Takes all the memory there is, and leaves it to others to be killed.
-const GREEDY: &str = "echo 0 >/proc/self/oom_score_adj; tail /dev/zero";
-/// The same with 200 MB, if there are so many.
-const LARGE: &str = "echo 0 >/proc/self/oom_score_adj; head -c 200M /dev/zero | tail >/dev/null || exit 1";
 /// How often in a row workers are drained, and evicted.
 const STOPS: usize = 10;
 /// Those evicted that take longer than they may. A third one like them, with one message alone in work, would have
@@ -103,18 +91,9 @@ async fn a_message_that_kills_its_worker_is_isolated_with_its_story_and_all_othe
     Ok(())
 }
 
-async fn a_message_that_uses_up_the_memory_is_isolated_and_all_others_are_done(bed: &Bed) -> Result<()> {
-    let group = MemoryGroup::new(&bed.queue, "100M")?;
-    let script = format!(r#"read -r word; [ "$word" = poison ] && {{ {GREEDY}; exit 1; }}; {NOTE_DONE}"#);
-    let deaths = isolated_among_many(bed, Some(&group), &script).await?;
-    // Memory may still be taken when the next worker comes, so more of them may die.
-    ensure!(deaths.iter().all(|deaths| *deaths >= 4), "{deaths:?} workers died");
-    Ok(())
-}
-
 /// Of many messages in each kind of queue `script` brings down the workers that begin one: that is isolated with
 /// its story, and all others are done. Returns how many workers died.
-async fn isolated_among_many(bed: &Bed, group: Option<&MemoryGroup>, script: &str) -> Result<[usize; 2]> {
+async fn isolated_among_many(bed: &Bed, group: Option<&memory::Group>, script: &str) -> Result<[usize; 2]> {
     let client = bed.client().await?;
     let mut all_deaths = [0; 2];
     for ((kind, queue), died) in both(bed, &client).await?.into_iter().zip(&mut all_deaths) {
@@ -155,87 +134,6 @@ async fn isolated_among_many(bed: &Bed, group: Option<&MemoryGroup>, script: &st
     }
     client.close().await?;
     Ok(all_deaths)
-}
-
-async fn a_message_that_kills_its_worker_goes_to_the_quarantine_queue_and_a_larger_one_finishes_it(
-    bed: &Bed,
-) -> Result<()> {
-    let client = bed.client().await?;
-    let group = MemoryGroup::new(&bed.queue, "100M")?;
-    let quarantines = both(bed, &client).await?;
-    for ((kind, queue), (_, large)) in both(bed, &client).await?.into_iter().zip(quarantines) {
-        let crew = Crew::new(bed);
-        client.publish_one(&queue, "the-large-one", b"").await?;
-        let file = format!("{queue}.done");
-        let script = format!(r#"{LARGE}; cp "$MAYFLY_HEADERS_FILE" "$DIR/headers"; {NOTE_DONE}"#)
-            .replace("/done", &format!("/{file}"));
-        let options = ["--quarantine-queue", &large, "--max-idle", "5m"];
-        let start = |number| group.exec(&crew, &format!("{queue}-{number}"), &queue, &options, &script);
-        let deaths = replaced_until(&crew, start, async || Ok(client.depth(&large).await?.ready > 0)).await?;
-        ensure!(deaths >= 4 && crew.notes(&file)?.0.is_empty(), "{kind:?}: {deaths} workers died");
-        let mut worker = crew.exec(&large, &large, &["--max-idle", "1s"], &script)?;
-        let report = worker.ends_with(exit::OK).await?;
-        ensure!((report.messages, report.done) == (1, 1), "{kind:?}: {report:?}");
-        let done = crew.notes(&file)?;
-        ensure!(done.0.len() == 1 && done.of("the-large-one").len() == 1, "{kind:?}: {done:?}");
-        // What happened elsewhere does not count against it here.
-        let headers: serde_json::Value = serde_json::from_slice(&fs::read(bed.directory().join("headers"))?)?;
-        ensure!(headers["x-mayfly-deaths"] == 0, "{kind:?}: {headers}");
-        for queue in [&queue, &large] {
-            ensure!(client.depth(&format!("{queue}.dead")).await?.ready == 0, "{kind:?}: dead-lettered");
-            crew.nothing_is_left(&[queue, &format!("{queue}.suspect")]).await?;
-        }
-    }
-    client.close().await
-}
-
-/// A control group with a limit on memory, gone when dropped.
-struct MemoryGroup(std::path::PathBuf);
-
-impl MemoryGroup {
-    fn new(name: &str, limit: &str) -> Result<Self> {
-        let (root, file) = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-            ("/sys/fs/cgroup", "memory.max")
-        } else {
-            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
-        };
-        let path = std::path::Path::new(root).join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot make {}: root is needed", path.display()))?;
-        let group = Self(path);
-        fs::write(group.0.join(file), limit)?;
-        Ok(group)
-    }
-
-    /// Starts a worker in it. A container's memory is used up for all that runs in it; here the kernel would choose
-    /// the handler.
-    fn exec(
-        &self,
-        crew: &Crew<'_>,
-        name: &str,
-        queue: &str,
-        options: &[&str],
-        script: &str,
-    ) -> Result<Worker> {
-        let arguments = super::exec(queue, options, script);
-        let (program, status, termination_log) = crew.program("mayfly-worker", name, &arguments)?;
-        let group = self.0.join("cgroup.procs");
-        let enter =
-            format!(r#"echo $$ >{} && echo 1000 >/proc/$$/oom_score_adj && exec "$0" "$@""#, group.display());
-        let process = program.within(&["/bin/sh", "-c", &enter]).spawn(name)?;
-        Ok(Worker { process, status, termination_log })
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        // It can be removed once the last process in it is gone.
-        for _ in 0..200 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 async fn workers_drained_or_evicted_again_and_again_accuse_no_message(bed: &Bed) -> Result<()> {
@@ -316,126 +214,6 @@ async fn without_a_suspect_queue_nothing_is_lost_and_nothing_isolated(bed: &Bed)
     ids::assert_same("published", &published, "done", &crew.notes("done")?.ids())?;
     ensure!(second.process.log()?.contains("suspect"), "nobody is told that the queue is missing");
     client.close().await
-}
-
-async fn a_handler_whose_database_is_away_empties_nothing_into_the_dead_letter_queue(
-    bed: &Bed,
-) -> Result<()> {
-    let client = bed.client().await?;
-    let crew = Crew::new(bed);
-    fs::write(bed.directory().join("away"), "")?;
-    let script = format!(r#"[ ! -e "$DIR/away" ] || exit 1; {NOTE_DONE}"#);
-    let options = ["--declare", "--concurrency", "2", "--max-attempts", "2", "--max-idle", "5m"];
-    let mut worker = crew.exec("worker", &bed.queue, &options, &script)?;
-    worker.is("ready").await?;
-    let published = client.publish(&bed.queue, 12).await?;
-    let says = async |words: &str| Ok(worker.process.log()?.contains(words));
-    until("it begins one message at a time", LIMIT, async || says("one message at a time").await).await?;
-    let [later, dead] = ["retry.10m", "dead"].map(|companion| format!("{}.{companion}", bed.queue));
-    until(
-        "a message has failed for the last time",
-        LIMIT,
-        async || Ok(client.depth(&later).await?.ready > 0),
-    )
-    .await?;
-    fs::remove_file(bed.directory().join("away"))?;
-    until("it begins as usual again", LIMIT, async || says("as usual again").await).await?;
-    until("all others are done", LIMIT, async || {
-        let later = usize::try_from(client.depth(&later).await?.ready)?;
-        Ok(crew.notes("done")?.0.len() + later == published.len())
-    })
-    .await?;
-    ensure!(client.depth(&dead).await?.ready == 0, "dead-lettered");
-    worker.process.signal(Signal::TERM)?;
-    worker.ends_with(exit::OK).await?;
-    let mut all: Ids = crew.notes("done")?.ids();
-    let waiting = usize::try_from(client.depth(&later).await?.ready)?;
-    all.extend(client.take_all(&later, waiting, LIMIT).await?);
-    ids::assert_same("published", &published, "done or to be tried later", &all)?;
-    client.close().await
-}
-
-/// As it is by default, with workers that are replaced whatever becomes of them.
-async fn a_handler_that_cannot_run_and_then_fails_for_a_minute_dead_letters_nothing(bed: &Bed) -> Result<()> {
-    fs::write(bed.directory().join("away"), "")?;
-    let crew = Crew::new(bed);
-    let queues = [Kind::Classic, Kind::Quorum].map(|kind| (kind, bed.queue_name("test-away")));
-    let cases = queues.iter().map(|(kind, queue)| dead_letters_nothing(bed, &crew, *kind, queue));
-    let back = async {
-        tokio::time::sleep(Duration::from_secs(u64::try_from(rounds(60))?)).await;
-        Ok(fs::remove_file(bed.directory().join("away"))?)
-    };
-    try_join(try_join_all(cases), back).await.map(drop)
-}
-
-async fn dead_letters_nothing(bed: &Bed, crew: &Crew<'_>, kind: Kind, queue: &str) -> Result<()> {
-    let client = bed.client().await?;
-    let kind = if kind == Kind::Classic { "classic" } else { "quorum" };
-    let declare = bed.program("mayfly-publisher")?.args(["declare", queue, "--type", kind]);
-    declare.run(&format!("declare-{kind}"), LIMIT).await?.exits_with(exit::OK, LIMIT).await?;
-    let mut published = client.publish(queue, 30).await?;
-    let (file, options) = (format!("{kind}.done"), ["--concurrency", "4", "--max-idle", "5m"]);
-    for (number, command) in ["/nowhere/at-all", "no-such-command"].into_iter().cycle().take(6).enumerate() {
-        // Not there, or what a shell says then.
-        let command = if number % 2 == 0 { vec![command] } else { vec!["sh", "-c", command] };
-        let arguments = [&["exec", "--queue", queue], &options[..], &["--"], &command].concat();
-        let mut worker = crew.start(&format!("{kind}-cannot-{number}"), &arguments)?;
-        let report = worker.ends_with(exit::CONFIG).await?;
-        ensure!(report.reason == ExitReason::HandlerUnavailable && report.dead_lettered == 0, "{report:?}");
-    }
-    let script =
-        format!(r#"[ ! -e "$DIR/away" ] || exit 1; {NOTE_DONE}"#).replace("/done", &format!("/{file}"));
-    let mut started = 0;
-    let mut another = || -> Result<(String, Worker)> {
-        started += 1;
-        let name = format!("{kind}-{started}");
-        crew.exec(&name, queue, &options, &script).map(|worker| (name, worker))
-    };
-    let mut workers = vec![another()?, another()?];
-    let mut is_killed = false;
-    while bed.directory().join("away").exists() {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        published.extend(client.publish(queue, 2).await?);
-        let (name, mut worker) = workers.swap_remove(0);
-        is_killed = !is_killed;
-        if is_killed {
-            crew.kill(&name, &mut worker).await?;
-        } else {
-            worker.process.signal(Signal::TERM)?;
-            worker.ends_with(exit::OK).await?;
-        }
-        workers.push(another()?);
-    }
-    let last = client.publish(queue, 5).await?;
-    let is_done = async || Ok(crew.notes(&file)?.ids().is_superset(&last));
-    until("what comes now is done", 3 * LIMIT, is_done).await?;
-    for (_, worker) in &mut workers {
-        worker.process.signal(Signal::TERM)?;
-        worker.ends_with(exit::OK).await?;
-    }
-    published.extend(last);
-    let mut all = crew.notes(&file)?.ids();
-    let done = all.len();
-    until("each is done or waits", LIMIT, async || {
-        for companion in ["", ".suspect", ".retry.5s", ".retry.30s", ".retry.2m", ".retry.10m"] {
-            all.extend(take_ids(&client, &format!("{queue}{companion}")).await?);
-        }
-        Ok(all.is_superset(&published))
-    })
-    .await?;
-    ids::assert_same("published", &published, "done or waiting", &all)?;
-    eprintln!("{} {kind}: {} published, {started} workers, {done} done by now", bed.release, published.len());
-    ensure!(client.depth(&format!("{queue}.dead")).await?.ready == 0, "{kind}: dead-lettered");
-    client.close().await
-}
-
-/// Takes what waits in a queue now.
-async fn take_ids(client: &Client, queue: &str) -> Result<Ids> {
-    let mut ids = Ids::new();
-    while let Some(got) = client.channel().basic_get(queue.into(), BasicGetOptions { no_ack: true }).await? {
-        ids.insert(got.delivery.properties.message_id().as_ref().context("no id")?.to_string());
-    }
-    Ok(ids)
 }
 
 async fn a_worker_makes_room_after_so_many_messages_or_so_much_memory_or_time(bed: &Bed) -> Result<()> {

@@ -142,12 +142,11 @@ impl<'a> Hands<'a> {
             0 => ("exec", format!("CHILD=; {handler}")),
             _ => ("stdio", format!("CHILD=$$; {}", LINES.replace("HANDLER", &handler))),
         };
-        let (program, arguments) = match lane.memory {
-            Memory::Transaction => ("rust-postgres", [&["--queue", queue], &options[..]].concat()),
-            _ => {
-                let command = ["--", "sh", "-c", &script];
-                ("mayfly-worker", [&[kind, "--queue", queue], &options[..], &command].concat())
-            }
+        let (program, arguments) = if lane.memory == Memory::Transaction {
+            ("rust-postgres", [&["--queue", queue], &options[..]].concat())
+        } else {
+            let command = ["--", "sh", "-c", &script];
+            ("mayfly-worker", [&[kind, "--queue", queue], &options[..], &command].concat())
         };
         let worker = self.crew.start_program(program, &name, &arguments, &environment)?;
         self.all.push(Hand { name, lane, worker, doom, is_leaving: false });
