@@ -118,10 +118,10 @@ async fn carry_out(
         StateCommand::Show { output } => print!("{}", show(state, output, now).await?),
         StateCommand::Repair => println!("{}", repair(state, launcher, config, now).await?),
         StateCommand::Pause { pool } => {
-            println!("{}", pause(state, launcher, config, pool.as_deref(), true).await?)
+            println!("{}", pause(state, launcher, config, pool.as_deref(), true).await?);
         }
         StateCommand::Resume { pool } => {
-            println!("{}", pause(state, launcher, config, pool.as_deref(), false).await?)
+            println!("{}", pause(state, launcher, config, pool.as_deref(), false).await?);
         }
     }
     Ok(())
