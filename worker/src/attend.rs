@@ -184,7 +184,9 @@ impl<H: Handler> Attendant<H> {
     ) -> Result<Outcome, CannotStart> {
         let attempt = message.attempt().saturating_add(1);
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
-        let context = Context { offer, ..Context::new(attempt, deadline, interrupt.child()) };
+        // Without a time of its own it ends with all others.
+        let own = if deadline.is_some() { interrupt.child() } else { interrupt.clone() };
+        let context = Context { offer, ..Context::new(attempt, deadline, own) };
         let handling = self.handler.handle(message, &context);
         tokio::pin!(handling);
         tokio::select! {
