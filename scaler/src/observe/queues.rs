@@ -201,7 +201,8 @@ impl QueueWatch {
                 break Looked::AtSome;
             }
         };
-        tracing::trace!(queues = self.watched.len(), took = ?now.elapsed(), "looked at the queues");
+        let took_ms = now.elapsed().as_secs_f64() * 1e3;
+        tracing::trace!(queues = self.watched.len(), took_ms, "looked at the queues");
         self.connection = Some(connection);
         Ok(looked)
     }

@@ -30,10 +30,10 @@ pub struct Sample {
 // === impl Sample ===
 
 impl Sample {
-    /// `pools` pools of one queue each, with work waiting, workers that work and one that is pending; with an
-    /// SLO or without.
+    /// `pools` pools of one queue each, with about `waiting` messages, workers that work and one that is pending;
+    /// with an SLO or without.
     #[must_use]
-    pub fn new(pools: u32, slo: bool) -> Self {
+    pub fn new(pools: u32, waiting: u64, slo: bool) -> Self {
         let mut now = Time::from_millis(1_800_000_000_000);
         let slo = slo.then(|| SloConfig {
             targets: vec![Duration::from_mins(5)],
@@ -94,7 +94,7 @@ impl Sample {
         };
         for look in 0..LOOKS {
             now = now + config.check_interval;
-            let facts = QueueFacts::Present { ready: 200 + look * 37 % 100, consumers: 3 };
+            let facts = QueueFacts::Present { ready: waiting + look * 37 % 100, consumers: 3 };
             for pool in &config.pools {
                 observation.queues.insert(pool.name.clone(), Fact::Known { value: facts, at: now });
             }
@@ -121,8 +121,10 @@ mod tests {
 
     #[test]
     fn a_sample_decides_for_every_pool_and_has_more_to_weigh_than_that_nothing_waits() {
-        for (slo, expected) in [(false, "WaitingForPending"), (true, "OnTime")] {
-            let mut sample = Sample::new(3, slo);
+        for (waiting, slo, expected) in
+            [(200, false, "WaitingForPending"), (200, true, "OnTime"), (2_000, true, "DeadlineAtRisk")]
+        {
+            let mut sample = Sample::new(3, waiting, slo);
             sample.remember();
             let decisions = sample.decide();
             assert_eq!(decisions.values().map(Decision::as_str).collect::<Vec<_>>(), [expected; 3]);

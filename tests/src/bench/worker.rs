@@ -40,6 +40,7 @@ struct Scale {
     single_messages: usize,
     /// For a process each.
     commands: usize,
+    /// A round.
     paced_seconds: u64,
 }
 
@@ -52,10 +53,10 @@ const FULL: Scale = Scale {
     messages: 30_000,
     single_messages: 5_000,
     commands: 2_000,
-    paced_seconds: 20,
+    paced_seconds: 5,
 };
 const QUICK: Scale =
-    Scale { starts: 10, rounds: 3, messages: 15_000, single_messages: 500, commands: 500, paced_seconds: 3 };
+    Scale { starts: 10, rounds: 3, messages: 15_000, single_messages: 500, commands: 500, paced_seconds: 2 };
 
 pub(crate) async fn measure(
     stage: &Stage,
