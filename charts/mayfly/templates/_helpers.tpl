@@ -245,7 +245,7 @@ pools:
 {{- fail (printf "pools: pool %q has an slo, with which deadlines alone decide: leave out %s" $pool $key) -}}
 {{- end -}}
 {{- end -}}
-{{- range $key, $value := pick . "start" "pods_per_node" -}}
+{{- range $key, $value := pick . "start" "pods_per_node" "max_pending" -}}
 {{- if not $slo -}}
 {{- fail (printf "pools: %s of pool %q is for a pool with an slo: give it one" $key $pool) -}}
 {{- end -}}

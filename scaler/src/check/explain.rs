@@ -241,9 +241,10 @@ fn by_deadline(pool: &PoolConfig, slo: &SloConfig, counters: Option<&CountersCon
         Some(n) => format!("{n} workers fit on each, and whole ones are filled"),
         None => "how many workers fit on one is learned, 1 until then; whole ones are filled".to_owned(),
     };
+    let at_once = slo.max_pending.map(|most| format!("; at most {most} pending at once")).unwrap_or_default();
     vec![
         sentence("promise", format!("no message waits longer than {}", promises.join(", "))),
-        sentence("launch", format!("as few as keep it, {start}")),
+        sentence("launch", format!("as few as keep it, {start}{at_once}")),
         sentence("learning", learning.to_owned()),
         sentence("nodes", nodes),
     ]

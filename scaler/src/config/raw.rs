@@ -156,6 +156,9 @@ pub(super) struct RawPool {
     /// Workers that fit on one node; learned unless given. With `slo`.
     #[schemars(with = "u32", range(min = 1, max = 1000))]
     pub(super) pods_per_node: Option<String>,
+    /// Most workers pending at once: as many as `max_workers` unless given. With `slo`.
+    #[schemars(with = "u32", range(min = 1, max = 100_000))]
+    pub(super) max_pending: Option<String>,
     /// When to launch where nobody lives: at once, or at the last moment that does. With `slo`.
     #[schemars(with = "StartWord")]
     pub(super) start: Option<String>,

@@ -13,6 +13,8 @@ use super::{
 const SLOS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=*ANY_DURATION.end();
 /// Most pods that anybody puts on a node.
 const MOST_PER_NODE: u32 = 1000;
+/// More at once is no limit.
+const MOST_PENDING: u32 = 100_000;
 
 /// What makes a pool one with an SLO.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct SloConfig {
     pub targets: Vec<Duration>,
     /// Workers that fit on one node; learned if `None`.
     pub pods_per_node: Option<u32>,
+    /// Most workers pending at once; as many as the pool may have if `None`.
+    pub max_pending: Option<u32>,
     /// When to launch where nothing lives.
     pub start: Start,
 }
@@ -43,7 +47,11 @@ impl RawPool {
         let at = |key: &str| format!("{path}.{key}");
         let with_slo = self.queues.iter().filter(|queue| queue.slo.is_some()).count();
         if with_slo == 0 {
-            let of_slo = [("pods_per_node", &self.pods_per_node), ("start", &self.start)];
+            let of_slo = [
+                ("pods_per_node", &self.pods_per_node),
+                ("max_pending", &self.max_pending),
+                ("start", &self.start),
+            ];
             return match of_slo.into_iter().find(|(_, value)| value.is_some()) {
                 Some((key, _)) => {
                     Err(conflict(at(key), "is for queues with an slo: give them one".to_owned()))
@@ -69,8 +77,9 @@ impl RawPool {
             let text = queue.slo.as_deref().unwrap_or_default();
             duration(&at(&format!("queues[{index}].slo")), text, Bare::Refused, SLOS)
         };
-        let pods_per_node = self.pods_per_node.as_ref();
-        let pods_per_node = pods_per_node.map(|text| number(&at("pods_per_node"), text, 1..=MOST_PER_NODE));
+        let counted = |key: &str, text: &Option<String>, most: u32| {
+            text.as_ref().map(|text| number(&at(key), text, 1..=most)).transpose()
+        };
         let start = self.start.as_ref().map(|text| match text.trim() {
             "immediate" => Ok(Start::Immediate),
             "latest" => Ok(Start::Latest),
@@ -82,7 +91,8 @@ impl RawPool {
         });
         Ok(Some(SloConfig {
             targets: self.queues.iter().enumerate().map(target).collect::<Result<_, _>>()?,
-            pods_per_node: pods_per_node.transpose()?,
+            pods_per_node: counted("pods_per_node", &self.pods_per_node, MOST_PER_NODE)?,
+            max_pending: counted("max_pending", &self.max_pending, MOST_PENDING)?,
             start: start.transpose()?.unwrap_or_default(),
         }))
     }

@@ -151,10 +151,10 @@ fn a_pool_promises_waiting_times_for_all_of_its_queues() {
         pool_of(Config::parse(&text, &Overrides::default())).slo
     };
     let targets = vec![Duration::from_mins(1), Duration::from_hours(2)];
-    let least = SloConfig { targets, pods_per_node: None, start: Start::Immediate };
+    let least = SloConfig { targets, pods_per_node: None, max_pending: None, start: Start::Immediate };
     assert_eq!(promised(""), Some(least.clone()));
-    let whole = SloConfig { pods_per_node: Some(4), start: Start::Latest, ..least };
-    assert_eq!(promised("\n    pods_per_node: 4\n    start: latest"), Some(whole));
+    let whole = SloConfig { pods_per_node: Some(4), max_pending: Some(6), start: Start::Latest, ..least };
+    assert_eq!(promised("\n    pods_per_node: 4\n    max_pending: 6\n    start: latest"), Some(whole));
 }
 
 #[test]
@@ -208,6 +208,7 @@ fn every_mistake_in_a_pool_names_its_place_and_what_is_allowed() {
         ("cooldown_base: 7m", "pools[0].cooldown_base: 420s is more than cooldown_cap (360s)"),
         ("cooldown_base: 0s", r#"pools[0].cooldown_base: "0s" is not allowed; from 100ms to 1year 18h"#),
         ("pods_per_node: 4", "pools[0].pods_per_node: is for queues with an slo: give them one"),
+        ("max_pending: 4", "pools[0].max_pending: is for queues with an slo: give them one"),
         ("start: latest", "pools[0].start: is for queues with an slo: give them one"),
         ("max_wrokers: 3", r#"line 8: pools[0]: unknown key "max_wrokers"; did you mean "max_workers"?"#),
         ("max_workers: [3]", "line 8: pools[0].max_workers: expected a single value"),

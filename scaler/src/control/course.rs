@@ -274,6 +274,7 @@ mod tests {
         let slo = SloConfig {
             targets: vec![Duration::from_secs(60)],
             pods_per_node: Some(50),
+            max_pending: None,
             start: Start::Immediate,
         };
         config.pools[0].slo = Some(slo);

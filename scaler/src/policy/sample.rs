@@ -38,6 +38,7 @@ impl Sample {
         let slo = slo.then(|| SloConfig {
             targets: vec![Duration::from_mins(5)],
             pods_per_node: Some(4),
+            max_pending: None,
             start: Start::Immediate,
         });
         let mut config = Config {

@@ -47,6 +47,7 @@ struct Supply {
 impl Scene<'_> {
     /// What to launch by the deadline plan. Something waits, and there is room.
     pub(super) fn planned(&self, slo: &SloConfig, room: u32) -> Result<Launch, Hold> {
+        let room = slo.max_pending.map_or(room, |most| room.min(most.saturating_sub(self.counts.pending)));
         let Self { counts, need, .. } = self;
         let ready = need.ready;
         let Some(demand) = self.demand(slo) else {

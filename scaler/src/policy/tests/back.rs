@@ -76,7 +76,12 @@ fn so_it_does_where_a_pool_has_several_queues() {
 
 #[test]
 fn so_it_does_where_a_queue_has_an_slo() {
-    let slo = SloConfig { targets: vec![seconds(1)], pods_per_node: None, start: Start::Immediate };
+    let slo = SloConfig {
+        targets: vec![seconds(1)],
+        pods_per_node: None,
+        max_pending: None,
+        start: Start::Immediate,
+    };
     let scene = Scene { pool: PoolConfig { slo: Some(slo), ..scene().pool }, ..scene() };
     let held = decided(&scene, true, 1, 1);
     assert!(held.to_string().contains("1 of 2 workers are connected again"), "{held}");

@@ -293,7 +293,12 @@ fn launches_keep_their_distance_from_settled_and_intended_ones() {
 
 #[test]
 fn what_waited_before_a_worker_became_ready_is_looked_at_again() {
-    let slo = SloConfig { targets: vec![seconds(60)], pods_per_node: None, start: Start::Immediate };
+    let slo = SloConfig {
+        targets: vec![seconds(60)],
+        pods_per_node: None,
+        max_pending: None,
+        start: Start::Immediate,
+    };
     let came = |since| worker(1, Phase::Ready { since });
     let seen = |at, workers: Vec<Worker>| Scene {
         queues: vec![("q", Fact::Known { value: waiting(1), at })],

@@ -48,11 +48,12 @@ prop_compose! {
         max_workers in prop_oneof![1 => Just(None), 4 => (0..7_u32).prop_map(Some)],
         min_workers in 0..3_u32,
         cooldown in 1..20_u64,
-        slo in prop::option::of((2..120_u64, prop::option::of(1..5_u32), any::<bool>())),
+        slo in prop::option::of((2..120_u64, prop::option::of(1..5_u32), prop::option::of(1..4_u32), any::<bool>())),
     ) -> PoolConfig {
-        let slo = slo.map(|(target, pods_per_node, latest)| SloConfig {
+        let slo = slo.map(|(target, pods_per_node, max_pending, latest)| SloConfig {
             targets: vec![seconds(target)],
             pods_per_node,
+            max_pending,
             start: if latest { Start::Latest } else { Start::Immediate },
         });
         PoolConfig {
@@ -109,7 +110,12 @@ fn a_burst_is_done_by_workers_that_come_one_at_a_time_and_go_by_themselves() {
 
 #[test]
 fn a_burst_with_an_slo_is_learned_from_planned_and_done_and_all_workers_leave() {
-    let slo = SloConfig { targets: vec![seconds(60)], pods_per_node: None, start: Start::Immediate };
+    let slo = SloConfig {
+        targets: vec![seconds(60)],
+        pods_per_node: None,
+        max_pending: None,
+        start: Start::Immediate,
+    };
     let pool0 = PoolConfig { slo: Some(slo), max_workers: Some(30), ..pool("p0") };
     let mut world = World::new(config(vec![pool0, pool("p1")]));
     world.apply(&Event::Publish(false, 10));

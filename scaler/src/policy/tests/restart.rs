@@ -159,6 +159,7 @@ proptest! {
         let slo = SloConfig {
             targets: vec![seconds(slo)],
             pods_per_node: per_node,
+            max_pending: None,
             start: if latest { Start::Latest } else { Start::Immediate },
         };
         let first = PoolConfig { slo: Some(slo), max_workers: Some(max_workers), ..pool("p0") };
@@ -184,7 +185,12 @@ proptest! {
 /// Without them a pool would take what waits for young, and what arrives for nothing.
 #[test]
 fn how_old_each_message_is_and_how_fast_they_come_outlives_a_restart() {
-    let slo = SloConfig { targets: vec![seconds(36_000)], pods_per_node: None, start: Start::Latest };
+    let slo = SloConfig {
+        targets: vec![seconds(36_000)],
+        pods_per_node: None,
+        max_pending: None,
+        start: Start::Latest,
+    };
     let first = PoolConfig { slo: Some(slo), ..pool("p0") };
     let mut world = World::alone(config(vec![first, pool("p1")]));
     world.record.pool_mut("p0").estimates.service_time =

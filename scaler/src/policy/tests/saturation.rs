@@ -110,7 +110,12 @@ fn a_comparison_goes_back_two_workers_or_more() {
 #[test]
 fn a_pool_with_an_slo_is_guarded_as_well() {
     let mut watched = Watched::new(true);
-    let slo = SloConfig { targets: vec![seconds(600)], pods_per_node: None, start: Start::Immediate };
+    let slo = SloConfig {
+        targets: vec![seconds(600)],
+        pods_per_node: None,
+        max_pending: None,
+        start: Start::Immediate,
+    };
     watched.pool.slo = Some(slo);
     watched.see(10, 100_000, 3, 10, 3);
     watched.see(10, 100_000, 5, 10, 5);

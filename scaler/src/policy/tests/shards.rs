@@ -58,7 +58,12 @@ impl Shards {
         let targets = SLOS.map(seconds).to_vec();
         let pools = (0..POOLS).map(|number| PoolConfig {
             queues: (0..SLOS.len()).map(|class| format!("q{number}-{class}")).collect(),
-            slo: Some(SloConfig { targets: targets.clone(), pods_per_node: None, start: Start::Immediate }),
+            slo: Some(SloConfig {
+                targets: targets.clone(),
+                pods_per_node: None,
+                max_pending: None,
+                start: Start::Immediate,
+            }),
             max_workers: Some(if number == 0 { most } else { QUOTA }),
             ..pool(&format!("p{number}"))
         });

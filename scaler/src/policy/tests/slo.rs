@@ -9,7 +9,12 @@ use crate::config::{PoolConfig, SloConfig, Start};
 
 /// An SLO of 300 s: 275 s to begin within.
 fn slo_pool() -> PoolConfig {
-    let slo = SloConfig { targets: vec![seconds(300)], pods_per_node: None, start: Start::Immediate };
+    let slo = SloConfig {
+        targets: vec![seconds(300)],
+        pods_per_node: None,
+        max_pending: None,
+        start: Start::Immediate,
+    };
     PoolConfig { slo: Some(slo), max_workers: Some(40), ..pool("p") }
 }
 
@@ -159,6 +164,20 @@ fn pending_workers_are_expected_by_their_kind_and_age() {
     let old = PoolState { intents: vec![intent(1, ago(61))], ..experienced(1, []).state };
     let lost = Scene { state: old, since: seconds(200), ..experienced(2, []) };
     assert_eq!(launched(&lost.decide()), 1, "an intent that never becomes a worker is not counted on");
+}
+
+#[test]
+fn no_more_workers_are_pending_than_may_be() {
+    let scene = |workers: Vec<Worker>| Scene {
+        pool: slo(|slo| slo.max_pending = Some(2)),
+        since: seconds(200),
+        ..experienced(2000, workers)
+    };
+    assert_eq!(launched(&scene(vec![]).decide()), 2);
+    assert_eq!(launched(&scene(vec![starting(1)]).decide()), 1);
+    let both = scene(vec![starting(1), starting(2)]).decide();
+    assert!(matches!(both, Decision::Hold(Hold::WaitingForPending { .. })), "{both}");
+    assert_eq!(launched(&scene(vec![ready(1), starting(2)]).decide()), 1, "ready ones are not pending");
 }
 
 #[test]
