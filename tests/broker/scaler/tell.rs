@@ -28,11 +28,18 @@ async fn it_explains_what_it_sees_and_what_a_launch_needs(bed: &Bed) -> Result<(
     ] {
         ensure!(text.contains(part), "{part:?} is missing in: {text}");
     }
-    fleet.state_command("pause", &["pause"]).await?;
-    scaler.decides("Paused", SOON).await?;
-    let page: Value = serde_json::from_str(&fleet.explain("json", &scaler, &["--output", "json"]).await?)?;
-    let launches = &page["pools"]["pool"]["launches"];
-    ensure!(launches == "after: mayfly-scaler state CONFIGURATION resume pool", "{launches}");
+    for paused in [&["pause", "pool"][..], &["pause"]] {
+        fleet.state_command(&paused.join("-"), paused).await?;
+        let after = format!("after: mayfly-scaler state CONFIGURATION resume {}", paused[1..].join(" "));
+        let after = after.trim_end();
+        until("it tells what ends the pause", SOON, async || {
+            Ok(scaler.page().await?["pools"]["pool"]["launches"] == after)
+        })
+        .await?;
+        let asked = fleet.explain(&format!("{}-json", paused.join("-")), &scaler, &["--output", "json"]);
+        let page: Value = serde_json::from_str(&asked.await?)?;
+        ensure!(page["pools"]["pool"]["launches"] == after, "{page}");
+    }
 
     let unknown = bed.program("mayfly-scaler")?.args(["explain", "other", "--admin"]);
     let unknown = unknown.arg(format!("127.0.0.1:{}", scaler.admin()));
