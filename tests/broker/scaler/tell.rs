@@ -36,8 +36,9 @@ async fn it_explains_what_it_sees_and_what_a_launch_needs(bed: &Bed) -> Result<(
             Ok(scaler.page().await?["pools"]["pool"]["launches"] == after)
         })
         .await?;
-        let asked = fleet.explain(&format!("{}-json", paused.join("-")), &scaler, &["--output", "json"]);
-        let page: Value = serde_json::from_str(&asked.await?)?;
+        let name = format!("{}-json", paused.join("-"));
+        let page = fleet.explain(&name, &scaler, &["--output", "json"]).await?;
+        let page: Value = serde_json::from_str(&page)?;
         ensure!(page["pools"]["pool"]["launches"] == after, "{page}");
     }
 
