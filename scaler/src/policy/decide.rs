@@ -56,12 +56,18 @@ pub fn decide(
     config: &Config,
     now: Time,
 ) -> BTreeMap<String, Decision> {
+    // Gone through once, however many pools there are.
+    let mut workers: BTreeMap<&str, Vec<&Worker>> = BTreeMap::new();
+    for worker in observation.workers.known().into_iter().flatten() {
+        workers.entry(&worker.pool).or_default().push(worker);
+    }
     config
         .pools
         .iter()
         .map(|pool| {
             let state = observation.state.known().map(|record| record.pool(&pool.name)).unwrap_or_default();
-            (pool.name.clone(), decide_pool(memory, observation, config, pool, &state, now))
+            let own = workers.remove(&*pool.name).unwrap_or_default();
+            (pool.name.clone(), decision(memory, observation, config, (pool, own), &state, now))
         })
         .collect()
 }
@@ -76,7 +82,18 @@ pub fn decide_pool(
     state: &PoolState,
     now: Time,
 ) -> Decision {
-    let scene = match Scene::of(pool, state, memory, observation, config, now) {
+    decision(memory, observation, config, (pool, observation.workers_of(&pool.name)), state, now)
+}
+
+fn decision(
+    memory: &Memory,
+    observation: &Observation,
+    config: &Config,
+    (pool, own): (&PoolConfig, Vec<&Worker>),
+    state: &PoolState,
+    now: Time,
+) -> Decision {
+    let scene = match Scene::of((pool, own), state, memory, observation, config, now) {
         Ok(scene) => scene,
         Err(hold) => return Decision::Hold(hold),
     };
@@ -98,9 +115,14 @@ pub fn decide_pool(
 impl Counts {
     /// Counts the pool's workers, and those intents that are not seen as Jobs.
     #[must_use]
-    pub fn of(pool: &str, workers: &[Worker], state: &PoolState) -> Self {
+    pub fn of<'a>(
+        pool: &str,
+        workers: impl IntoIterator<Item = &'a Worker, IntoIter: Clone>,
+        state: &PoolState,
+    ) -> Self {
         let mut counts = Self::default();
-        for worker in workers.iter().filter(|worker| worker.pool == pool) {
+        let own = workers.into_iter().filter(|worker| worker.pool == pool);
+        for worker in own.clone() {
             match worker.phase {
                 Phase::Pending { .. } if state.has_given_up(worker) => counts.draining += 1,
                 Phase::Pending { .. } => counts.pending += 1,
@@ -111,8 +133,7 @@ impl Counts {
             }
         }
         for intent in &state.intents {
-            let seen =
-                workers.iter().any(|worker| worker.pool == pool && worker.serial == Some(intent.serial));
+            let seen = own.clone().any(|worker| worker.serial == Some(intent.serial));
             counts.pending += u32::from(!seen);
         }
         counts
@@ -134,9 +155,9 @@ impl Counts {
 // === impl Scene ===
 
 impl<'a> Scene<'a> {
-    /// The pool as observed, with its state as `state`; unknown while workers or state are.
+    /// The pool as observed with its `own` workers, with its state as `state`; unknown while workers or state are.
     pub(super) fn of(
-        pool: &'a PoolConfig,
+        (pool, own): (&'a PoolConfig, Vec<&'a Worker>),
         state: &'a PoolState,
         memory: &'a Memory,
         observation: &'a Observation,
@@ -152,9 +173,9 @@ impl<'a> Scene<'a> {
             limits: pool.limits(now),
             state,
             memory,
-            workers: workers.iter().filter(|worker| worker.pool == pool.name).collect(),
+            counts: Counts::of(&pool.name, own.iter().copied(), state),
+            workers: own,
             everybody: workers,
-            counts: Counts::of(&pool.name, workers, state),
             need: Need::of(pool, memory, observation, config, now),
             missing_template: observation.missing_templates.get(&pool.name),
             now,

@@ -121,7 +121,8 @@ fn remember_surplus(
         let slo = pool.slo.as_ref()?;
         let now = observation.latest()?;
         let state = observation.state.known()?.pool(&pool.name);
-        let scene = Scene::of(pool, &state, memory, observation, config, now).ok()?;
+        let own = observation.workers_of(&pool.name);
+        let scene = Scene::of((pool, own), &state, memory, observation, config, now).ok()?;
         let surplus = Some(scene.surplus(slo)).filter(|surplus| *surplus > 0)?;
         let before = memory.surplus.get(&pool.name).cloned();
         Some((pool.name.clone(), Surplus::observe(before, surplus, pool.withdraw_after, now)))

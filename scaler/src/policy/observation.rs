@@ -213,6 +213,11 @@ pub struct Ending {
 // === impl Observation ===
 
 impl Observation {
+    /// The pool's workers, as far as workers are known.
+    pub(super) fn workers_of(&self, pool: &str) -> Vec<&Worker> {
+        self.workers.known().into_iter().flatten().filter(|worker| worker.pool == pool).collect()
+    }
+
     /// When the latest part of it was seen; `None` if nothing is known.
     pub(super) fn latest(&self) -> Option<Time> {
         let of_queues = self.queues.values().filter_map(Fact::at);
