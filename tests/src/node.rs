@@ -24,8 +24,8 @@ use crate::{
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long a node may take to end.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
-/// How often a node may find its ports taken before that is an error.
-const CLASHES: u32 = 3;
+/// How often a new node is begun, each time with other ports: somebody may take one after it was found free.
+const STARTS: u32 = 3;
 /// What a node runs beside its port mapper.
 const SERVE: &str = r#"epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" & exec "$0""#;
 
@@ -55,14 +55,14 @@ impl Node {
         Self::start_with(release, |_| Ok(())).await
     }
 
-    /// The same; `change` may change what the node reads at its start. It runs again with other ports when
-    /// one of them was taken.
+    /// The same; `change` may change what the node reads at its start. It runs again, with other ports, when
+    /// the node did not start.
     ///
     /// # Errors
     /// As [`start`](Self::start), or what `change` returns.
     pub async fn start_with(release: Release, mut change: impl FnMut(&Broker) -> Result<()>) -> Result<Self> {
         release.ensure().await?;
-        let mut clashes = 0;
+        let mut start = 1;
         loop {
             let [amqp, dist, epmd, management, prometheus] = ports::free()?;
             let ports = Ports { amqp, dist, epmd, management, prometheus };
@@ -72,10 +72,10 @@ impl Node {
             change(&node.broker)?;
             match node.start_again().await {
                 Ok(()) => return Ok(node),
-                // Somebody took a port after we had found it free.
-                Err(_) if clashes < CLASHES && node.broker.log_tail().contains("eaddrinuse") => clashes += 1,
+                Err(error) if start < STARTS => eprintln!("start {start} of {STARTS}: {error:#}"),
                 Err(error) => return Err(error),
             }
+            start += 1;
         }
     }
 
