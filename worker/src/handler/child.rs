@@ -5,11 +5,12 @@ mod output;
 
 use std::{
     env,
-    ffi::{OsStr, OsString},
+    ffi::{CStr, CString, OsStr, OsString},
     io,
-    os::unix::process::ExitStatusExt,
-    path::Path,
-    process::{Command, ExitStatus, Stdio},
+    os::unix::{ffi::OsStringExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -21,13 +22,19 @@ pub(super) use self::{
 };
 use super::{CannotStart, Interrupt};
 
-/// A command with its arguments and environment.
+/// A command with its arguments and environment, as execve(2) takes them: for short work, making them anew for
+/// each message is what costs most.
 #[derive(Debug, Clone)]
 pub struct Program {
     command: OsString,
-    arguments: Vec<OsString>,
+    /// Where it was found.
+    path: OnceLock<CString>,
+    /// The command's name is the first.
+    arguments: Vec<CString>,
     /// What it inherits: our environment without anything of ours.
-    environment: Vec<(OsString, OsString)>,
+    environment: Vec<CString>,
+    /// Where a name without a slash is looked for.
+    search: OsString,
 }
 
 /// Every variable that begins so is ours, and none of the program's business.
@@ -54,40 +61,43 @@ impl Program {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         hidden: &OsStr,
     ) -> Self {
-        let mut words = words.into_iter();
+        let words: Vec<_> = words.into_iter().collect();
         let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(OUR_PREFIX.as_bytes());
-        let environment =
+        let environment: Vec<_> =
             environment.into_iter().filter(|(name, _)| !is_ours(name) && name != hidden).collect();
-        Self { command: words.next().unwrap_or_default(), arguments: words.collect(), environment }
+        let path = environment.iter().rev().find(|(name, _)| name == "PATH");
+        Self {
+            command: words.first().cloned().unwrap_or_default(),
+            path: OnceLock::new(),
+            search: path.map_or_else(|| DEFAULT_PATH.into(), |(_, path)| path.clone()),
+            arguments: words.into_iter().map(|word| without_nul(word.into_vec())).collect(),
+            environment: environment.into_iter().map(|(name, value)| variable(&name, value)).collect(),
+        }
     }
 
-    /// To be started with pipes as its standard streams.
-    pub(super) fn command(&self) -> Command {
-        let mut command = Command::new(&self.command);
-        command
-            .args(&self.arguments)
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
+    /// Where it is, as far as that can be told without running it. What was found once is not looked for again.
+    ///
+    /// # Errors
+    /// [`CannotStart`] when it is not there, or may not be run.
+    pub(super) fn find(&self) -> Result<&CStr, CannotStart> {
+        if let Some(path) = self.path.get() {
+            return Ok(path);
+        }
+        let found = self.look_for()?.into_os_string().into_vec();
+        Ok(self.path.get_or_init(|| without_nul(found)))
     }
 
-    /// Whether it is there and may be run, as far as that can be told without running it.
-    pub(super) fn find(&self) -> Result<(), CannotStart> {
+    fn look_for(&self) -> Result<PathBuf, CannotStart> {
         let command = Path::new(&self.command);
         // execvp(3): what has a slash is a path, everything else is looked for.
         if self.command.as_encoded_bytes().contains(&b'/') {
-            return may_run(command).map_err(|error| self.cannot_start(&error));
+            return may_run(command).map(|()| command.to_owned()).map_err(|error| self.cannot_start(&error));
         }
-        let own = self.environment.iter().rev().find(|(name, _)| name == "PATH");
-        let path = own.map_or(OsStr::new(DEFAULT_PATH), |(_, path)| path);
-        let tried = env::split_paths(path).map(|directory| may_run(&directory.join(command)));
-        let mut reason = format!("not found in PATH ({})", path.to_string_lossy());
-        for tried in tried {
-            match tried {
-                Ok(()) => return Ok(()),
+        let mut reason = format!("not found in PATH ({})", self.search.to_string_lossy());
+        for directory in env::split_paths(&self.search) {
+            let path = directory.join(command);
+            match may_run(&path) {
+                Ok(()) => return Ok(path),
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => reason = error.to_string(),
                 Err(_) => {}
             }
@@ -99,6 +109,19 @@ impl Program {
     pub(super) fn cannot_start(&self, error: &io::Error) -> CannotStart {
         CannotStart { reason: format!("{}: {error}", self.command.to_string_lossy()) }
     }
+}
+
+/// A variable as execve(2) takes it. The operating system refuses NUL: it is left out.
+pub(super) fn variable(name: impl AsRef<OsStr>, value: impl Into<OsString>) -> CString {
+    let mut text = name.as_ref().to_owned();
+    text.push("=");
+    text.push(value.into());
+    without_nul(text.into_vec())
+}
+
+fn without_nul(mut text: Vec<u8>) -> CString {
+    text.retain(|&byte| byte != 0);
+    CString::new(text).unwrap_or_default()
 }
 
 /// What execve(2) asks first.

@@ -2,7 +2,7 @@
 
 mod headers;
 
-use std::{io, process::ExitStatus};
+use std::{ffi::CString, io, process::ExitStatus};
 
 use mayfly_broker::Message;
 use tokio::{
@@ -13,7 +13,7 @@ use tokio::{
 use self::headers::HeadersFile;
 use super::{
     CannotStart, Context, Handler, Interrupt, Outcome,
-    child::{Group, LAST_OUTPUT, LAST_WORDS, Program, cannot_be_run, describe, lines},
+    child::{Group, LAST_OUTPUT, LAST_WORDS, Program, cannot_be_run, describe, lines, variable},
 };
 
 /// Runs a command for each message.
@@ -48,16 +48,16 @@ impl Exec {
         Self { program, queue: queue.to_owned() }
     }
 
-    fn command(&self, message: &Message, attempt: u32, headers: &HeadersFile) -> std::process::Command {
-        let mut command = self.program.command();
-        command
-            .env("MAYFLY_MESSAGE_ID", without_nul(message.id().unwrap_or_default()))
-            .env("MAYFLY_QUEUE", without_nul(&self.queue))
-            .env("MAYFLY_ATTEMPT", attempt.to_string())
-            .env("MAYFLY_REDELIVERED", if message.redelivered { "1" } else { "0" })
-            .env("MAYFLY_CONTENT_TYPE", without_nul(message.content_type().unwrap_or_default()))
-            .env("MAYFLY_HEADERS_FILE", headers.path());
-        command
+    /// What the command gets to know of its message.
+    fn variables(&self, message: &Message, attempt: u32, headers: &HeadersFile) -> [CString; 6] {
+        [
+            variable("MAYFLY_MESSAGE_ID", message.id().unwrap_or_default()),
+            variable("MAYFLY_QUEUE", &self.queue),
+            variable("MAYFLY_ATTEMPT", attempt.to_string()),
+            variable("MAYFLY_REDELIVERED", if message.redelivered { "1" } else { "0" }),
+            variable("MAYFLY_CONTENT_TYPE", message.content_type().unwrap_or_default()),
+            variable("MAYFLY_HEADERS_FILE", headers.path()),
+        ]
     }
 
     /// Waits for the command's end, or brings it about; nothing of its group runs afterwards.
@@ -83,13 +83,13 @@ impl Exec {
 impl Handler for Exec {
     /// Found out only with a message, each worker would cost that a delivery.
     async fn prepare(&self, _interrupt: &Interrupt) -> Result<(), CannotStart> {
-        self.program.find()
+        self.program.find().map(drop)
     }
 
     async fn handle(&self, message: &Message, context: &Context) -> Result<Outcome, CannotStart> {
         let headers = HeadersFile::new(&message.headers())?;
-        let command = self.command(message, context.attempt, &headers);
-        let (group, pipes) = Group::spawn(command).map_err(|error| self.program.cannot_start(&error))?;
+        let variables = self.variables(message, context.attempt, &headers);
+        let (group, pipes) = Group::spawn(&self.program, &variables)?;
         let id = message.id().unwrap_or_default();
         let pump = async {
             let (stdin, stdout, stderr) = pipes;
@@ -155,11 +155,6 @@ async fn log_stderr(stderr: ChildStderr, id: &str) -> String {
     };
     lines(stderr, log).await;
     last
-}
-
-/// The operating system refuses variables with NUL in them.
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "")
 }
 
 #[cfg(test)]

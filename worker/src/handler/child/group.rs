@@ -6,22 +6,35 @@
 //! when a signal is pending). What it leaves behind is adopted by this process, a child subreaper, and reaped.
 
 use std::{
-    io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
-    process::{Child, Command, ExitStatus},
+    ffi::{CStr, CString},
+    io::{self, pipe},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
     time::Duration,
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use nix::{
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
+    sys::signal::{SigSet, Signal::SIGPIPE},
+};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     process::{ChildStderr, ChildStdin, ChildStdout},
 };
 
+use super::Program;
+use crate::handler::CannotStart;
+
 /// A running child, or one that ended and was not reaped yet.
 #[derive(Debug)]
 pub(in crate::handler) struct Group {
-    child: Child,
     leader: Pid,
     pidfd: AsyncFd<OwnedFd>,
     reaped: bool,
@@ -38,39 +51,50 @@ const REAP_LIMIT: Duration = Duration::from_secs(5);
 // === impl Group ===
 
 impl Group {
-    /// Starts `command`, whose standard streams are pipes, as leader of its own group.
-    pub(in crate::handler) fn spawn(mut command: Command) -> io::Result<(Self, Pipes)> {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let mut child = command.process_group(0).spawn()?;
-        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        match Self::watch(child) {
-            Ok(group) => {
-                let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
-                    return Err(io::Error::other("a standard stream is not a pipe"));
-                };
-                let pipes = (
-                    ChildStdin::from_std(stdin)?,
-                    ChildStdout::from_std(stdout)?,
-                    ChildStderr::from_std(stderr)?,
-                );
-                Ok((group, pipes))
-            }
-            Err((mut child, error)) => {
-                child.kill()?;
-                child.wait()?;
-                Err(error)
-            }
-        }
+    /// Starts `program` as leader of its own group, with pipes as its standard streams and `variables` beside its
+    /// environment.
+    ///
+    /// # Errors
+    /// [`CannotStart`] when it is not there, or the operating system refuses to start it.
+    pub(in crate::handler) fn spawn(
+        program: &Program,
+        variables: &[CString],
+    ) -> Result<(Self, Pipes), CannotStart> {
+        let path = program.find()?;
+        Self::begin(path, program, variables).map_err(|error| program.cannot_start(&error))
     }
 
-    fn watch(child: Child) -> Result<Self, (Child, io::Error)> {
-        let leader = Pid::from_child(&child);
+    fn begin(path: &CStr, program: &Program, variables: &[CString]) -> io::Result<(Self, Pipes)> {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        // No end is inherited but as a standard stream: their own numbers are closed on exec.
+        let [(stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)] = [pipe()?, pipe()?, pipe()?];
+        let mut streams = PosixSpawnFileActions::init()?;
+        streams.add_dup2(stdin.as_raw_fd(), 0)?;
+        streams.add_dup2(stdout.as_raw_fd(), 1)?;
+        streams.add_dup2(stderr.as_raw_fd(), 2)?;
+        let environment: Vec<_> = program.environment.iter().chain(variables).collect();
+        let pid = posix_spawn(path, &streams, &own_group()?, &program.arguments, &environment)?;
+        let group = Self::watch(pid.as_raw())?;
+        let pipes = (
+            ChildStdin::from_std(OwnedFd::from(to_stdin).into())?,
+            ChildStdout::from_std(OwnedFd::from(from_stdout).into())?,
+            ChildStderr::from_std(OwnedFd::from(from_stderr).into())?,
+        );
+        Ok((group, pipes))
+    }
+
+    fn watch(pid: i32) -> io::Result<Self> {
+        let leader = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
         let pidfd = rustix::process::pidfd_open(leader, PidfdFlags::NONBLOCK)
             .map_err(io::Error::from)
             .and_then(register);
         match pidfd {
-            Ok(pidfd) => Ok(Self { child, leader, pidfd, reaped: false }),
-            Err(error) => Err((child, error)),
+            Ok(pidfd) => Ok(Self { leader, pidfd, reaped: false }),
+            Err(error) => {
+                rustix::process::kill_process_group(leader, Signal::KILL)?;
+                reap(leader)?;
+                Err(error)
+            }
         }
     }
 
@@ -89,7 +113,7 @@ impl Group {
         self.signal(Signal::KILL);
         self.exited().await?;
         self.reaped = true;
-        let status = self.child.wait()?;
+        let status = reap(self.leader)?;
         let gone = mayfly_service::deadline("end process group", REAP_LIMIT, self.reap_orphans()).await;
         if let Err(error) = gone {
             tracing::warn!(pid = self.leader.as_raw_pid(), %error, "killed processes do not end");
@@ -113,6 +137,31 @@ impl Group {
         if !self.reaped {
             // An error means that nothing is left of the group but its unreaped leader.
             let _ = rustix::process::kill_process_group(self.leader, signal);
+        }
+    }
+}
+
+/// A group of its own, and none of our signal handling: what Rust ignores ends others.
+fn own_group() -> nix::Result<PosixSpawnAttr> {
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK,
+    )?;
+    attributes.set_pgroup(nix::unistd::Pid::from_raw(0))?;
+    attributes.set_sigdefault(&SigSet::from(SIGPIPE))?;
+    attributes.set_sigmask(&SigSet::empty())?;
+    Ok(attributes)
+}
+
+/// How a child ended that has ended, or is about to.
+fn reap(child: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match rustix::process::waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(ExitStatus::from_raw(status.as_raw())),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

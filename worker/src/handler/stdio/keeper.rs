@@ -182,7 +182,7 @@ impl Keeper {
         let State::Down { ready_by, .. } = self.state else { return };
         match Talk::begin(&self.program) {
             Ok(talk) => self.state = State::Starting { talk: Box::new(talk), ready_by },
-            Err(error) => self.refuse(self.program.cannot_start(&error)),
+            Err(error) => self.refuse(error),
         }
     }
 

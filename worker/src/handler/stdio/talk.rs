@@ -14,6 +14,7 @@ use tokio::{
 
 use super::keeper::{Reply, Request};
 use crate::handler::{
+    CannotStart,
     answer::{self, Said},
     child::{Group, LAST_OUTPUT, LAST_WORDS, LOG_LIMIT, Line, Lines, Program},
 };
@@ -96,8 +97,8 @@ const EXCERPT: usize = 200;
 // === impl Talk ===
 
 impl Talk {
-    pub(super) fn begin(program: &Program) -> io::Result<Self> {
-        let (group, (stdin, stdout, stderr)) = Group::spawn(program.command())?;
+    pub(super) fn begin(program: &Program) -> Result<Self, CannotStart> {
+        let (group, (stdin, stdout, stderr)) = Group::spawn(program, &[])?;
         Ok(Self {
             group,
             stdin: Some(stdin),
