@@ -121,13 +121,13 @@ async fn serve<L: Launcher, S: StateStore>(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let Frame { setup: (setup, receiver), clock, admin, dry_run } = frame;
-    let (status_page, status) = watch::channel(None);
+    let (telling, seen) = watch::channel(None);
     let readiness = Readiness::default();
-    let routes = status::routes(status).merge(metrics::routes(setup.registry()));
+    let routes = status::routes(seen).merge(metrics::routes(setup.registry()));
     let following = tokio::spawn(setup.run());
     let serving =
         admin.map(|server| tokio::spawn(server.serve(readiness.clone(), routes, shutdown.stop.clone())));
-    let control = Control::new(receiver, launcher, state, clock, status_page, readiness);
+    let control = Control::new(receiver, launcher, state, clock, telling, readiness);
     control.dry_run(dry_run).run(shutdown).await;
     following.await.context("the watch over configuration and queues ended abnormally")?;
     if let Some(serving) = serving {

@@ -19,6 +19,25 @@ use crate::{
     time::Time,
 };
 
+/// What was seen and decided at once: the page is drawn up from it, when somebody asks.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// By what it was decided.
+    pub config: Arc<Config>,
+    /// What was seen before.
+    pub memory: Arc<Memory>,
+    /// What is seen.
+    pub observation: Observation,
+    /// By pool.
+    pub decisions: BTreeMap<String, Decision>,
+    /// When.
+    pub at: Time,
+    /// Whether the scaler only tells what it would do.
+    pub dry_run: bool,
+    /// The configuration's file as it is now, where it was refused.
+    pub refused: Option<Refused>,
+}
+
 /// The whole page.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
@@ -94,13 +113,9 @@ pub struct SuspectsStatus {
 impl Status {
     /// Draws up the page.
     #[must_use]
-    pub fn of(
-        config: &Config,
-        memory: &Memory,
-        observation: &Observation,
-        decisions: &BTreeMap<String, Decision>,
-        now: Time,
-    ) -> Self {
+    pub fn of(seen: &Seen) -> Self {
+        let Seen { config, memory, observation, decisions, at, dry_run, refused } = seen;
+        let now = *at;
         let Observation { queues, suspects, counters, workers, state, missing_templates: _ } = observation;
         let mut unknown = BTreeMap::new();
         if let Fact::Unknown(why) = workers {
@@ -149,18 +164,18 @@ impl Status {
                 Some((pool.name.clone(), pool_status(pool, decision)))
             })
             .collect();
-        let instance = config.instance.clone();
-        Self { instance, at: now, dry_run: false, refused: None, unknown, pools }
+        let (instance, refused) = (config.instance.clone(), refused.clone());
+        Self { instance, at: now, dry_run: *dry_run, refused, unknown, pools }
     }
 }
 
 /// `GET /status`.
-pub fn routes(status: watch::Receiver<Option<Arc<Status>>>) -> Router {
+pub fn routes(seen: watch::Receiver<Option<Arc<Seen>>>) -> Router {
     let page = move || async move {
-        let page = status.borrow().clone();
-        page.map_or_else(
+        let seen = seen.borrow().clone();
+        seen.map_or_else(
             || (StatusCode::SERVICE_UNAVAILABLE, "nothing seen yet\n").into_response(),
-            |page| Json((*page).clone()).into_response(),
+            |seen| Json(Status::of(&seen)).into_response(),
         )
     };
     Router::new().route("/status", get(page))

@@ -43,7 +43,7 @@ pub(super) struct Actor<L, S> {
 #[derive(Debug)]
 pub(super) struct Brief {
     pub(super) config: Arc<Config>,
-    pub(super) memory: Memory,
+    pub(super) memory: Arc<Memory>,
     pub(super) sight: watch::Receiver<Sight>,
     pub(super) view: View,
     /// Whether learned estimates are due to be written.

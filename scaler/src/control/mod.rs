@@ -25,7 +25,7 @@ use crate::{
     policy::{Decision, Fact, Memory, Phase, QueueFacts, Worker, decide, judge, remember, share},
     setup::Setup,
     state::{StateError, StateStore},
-    status::Status,
+    status::Seen,
     time::{Clock, Time},
 };
 
@@ -49,11 +49,11 @@ pub struct Control<L, S> {
     setup: watch::Receiver<Setup>,
     config: Arc<Config>,
     sight: watch::Receiver<Sight>,
-    status: watch::Sender<Option<Arc<Status>>>,
+    seen: watch::Sender<Option<Arc<Seen>>>,
     readiness: Readiness,
     /// Whether it only tells what it would do.
     dry_run: bool,
-    memory: Memory,
+    memory: Arc<Memory>,
     view: View,
     acting: Option<JoinHandle<Acted>>,
     bulletin: Bulletin,
@@ -77,14 +77,14 @@ struct Due {
 // === impl Control ===
 
 impl<L: Launcher, S: StateStore> Control<L, S> {
-    /// A scaler that knows nothing yet. `status` gets what it sees and decides; `readiness` is set when it
+    /// A scaler that knows nothing yet. `seen` gets what it sees and decides; `readiness` is set when it
     /// has seen workers and state.
     pub fn new(
         mut setup: watch::Receiver<Setup>,
         launcher: L,
         state: S,
         clock: Clock,
-        status: watch::Sender<Option<Arc<Status>>>,
+        seen: watch::Sender<Option<Arc<Seen>>>,
         readiness: Readiness,
     ) -> Self {
         let now = clock.now();
@@ -95,10 +95,10 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
             setup,
             config,
             sight,
-            status,
+            seen,
             readiness,
             dry_run: false,
-            memory: Memory::default(),
+            memory: Arc::default(),
             view: View::new(now),
             acting: None,
             bulletin: Bulletin::new(now),
@@ -153,7 +153,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let sight = self.sight.borrow_and_update().clone();
         let mut observation = sight.observation(self.view.workers.clone(), self.view.record.clone());
         observation.missing_templates = self.actor.launcher.missing_templates(&config, now);
-        self.memory = remember(std::mem::take(&mut self.memory), &observation, &config);
+        self.memory =
+            Arc::new(remember(Arc::unwrap_or_clone(std::mem::take(&mut self.memory)), &observation, &config));
         observation.workers = self.memory.counted(observation.workers);
         let mut unjudged = false;
         let mut given_up = false;
@@ -176,12 +177,6 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         if !self.dry_run {
             self.publish(&decisions, now).await;
         }
-        // An empty page is never shown: only a receiver that is gone ignores it.
-        self.status.send_replace(Some(Arc::new(Status {
-            dry_run: self.dry_run,
-            refused: self.setup.borrow().refused.clone(),
-            ..Status::of(&config, &self.memory, &observation, &decisions, now)
-        })));
         let has_chores = unjudged || self.view.amended || persist_estimates;
         if !self.dry_run
             && self.acting.is_none()
@@ -189,14 +184,24 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         {
             let actor = Arc::clone(&self.actor);
             let brief = Brief {
-                config,
-                memory: self.memory.clone(),
+                config: Arc::clone(&config),
+                memory: Arc::clone(&self.memory),
                 sight: self.sight.clone(),
                 view: self.view.clone(),
                 persist_estimates,
             };
             self.acting = Some(tokio::spawn(async move { actor.act(brief).await }));
         }
+        // Only a receiver that is gone has no use for it.
+        self.seen.send_replace(Some(Arc::new(Seen {
+            config,
+            memory: Arc::clone(&self.memory),
+            observation,
+            decisions,
+            at: now,
+            dry_run: self.dry_run,
+            refused: self.setup.borrow().refused.clone(),
+        })));
     }
 
     /// Goes on with another configuration, if there is one. An act that runs ends with the one that it has.
@@ -207,7 +212,8 @@ impl<L: Launcher, S: StateStore> Control<L, S> {
         let Setup { config, sight, .. } = self.setup.borrow_and_update().clone();
         self.sight = sight;
         if !Arc::ptr_eq(&config, &self.config) {
-            self.memory = std::mem::take(&mut self.memory).of(&config);
+            let memory = Arc::unwrap_or_clone(std::mem::take(&mut self.memory));
+            self.memory = Arc::new(memory.of(&config));
             self.told.retain(|pool, _| config.pool(pool).is_some());
             self.config = config;
         }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::*;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
         Counters, Estimates, Fact, Memory, Observation, Phase, QueueFacts, ServiceTime, StateRecord, Unknown,
         Why, Worker, decide, remember,
     },
-    status::Status,
+    status::{Seen, Status},
     time::Time,
 };
 
@@ -75,7 +75,15 @@ fn page() -> Page {
     };
     let memory = remember(Memory::default(), &observation, &config);
     let decisions = decide(&memory, &observation, &config, NOW);
-    let status = Status::of(&config, &memory, &observation, &decisions, NOW);
+    let status = Status::of(&Seen {
+        config: Arc::new(config),
+        memory: Arc::new(memory),
+        observation,
+        decisions,
+        at: NOW,
+        dry_run: false,
+        refused: None,
+    });
     serde_json::from_str(&serde_json::to_string(&status).unwrap()).unwrap()
 }
 

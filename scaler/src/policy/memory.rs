@@ -117,9 +117,10 @@ fn remember_surplus(
     observation: &Observation,
     config: &Config,
 ) -> BTreeMap<String, Surplus> {
+    // Once for all pools: it goes through all queues.
+    let latest = observation.latest();
     let surplus_of = |pool: &PoolConfig| {
-        let slo = pool.slo.as_ref()?;
-        let now = observation.latest()?;
+        let (slo, now) = (pool.slo.as_ref()?, latest?);
         let state = observation.state.known()?.pool(&pool.name);
         let own = observation.workers_of(&pool.name);
         let scene = Scene::of((pool, own), &state, memory, observation, config, now).ok()?;
