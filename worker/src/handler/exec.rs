@@ -2,15 +2,21 @@
 
 mod headers;
 
-use std::{ffi::CString, io, process::ExitStatus};
+use std::{
+    ffi::CString,
+    io::{self, PipeWriter},
+    os::fd::OwnedFd,
+    process::ExitStatus,
+};
 
 use mayfly_broker::Message;
+use rustix::io::{Errno, ioctl_fionbio};
 use tokio::{
     io::AsyncWriteExt,
     process::{ChildStderr, ChildStdin, ChildStdout},
 };
 
-use self::headers::HeadersFile;
+use self::headers::{HeadersFile, HeadersFiles};
 use super::{
     CannotStart, Context, Handler, Interrupt, Outcome,
     child::{Group, LAST_OUTPUT, LAST_WORDS, Program, cannot_be_run, describe, lines, variable},
@@ -26,6 +32,7 @@ use super::{
 pub struct Exec {
     program: Program,
     queue: String,
+    headers_files: HeadersFiles,
 }
 
 /// Why a command ended.
@@ -45,7 +52,7 @@ impl Exec {
     /// Runs `program` for messages of `queue`.
     #[must_use]
     pub fn new(program: Program, queue: &str) -> Self {
-        Self { program, queue: queue.to_owned() }
+        Self { program, queue: queue.to_owned(), headers_files: HeadersFiles::default() }
     }
 
     /// What the command gets to know of its message.
@@ -87,7 +94,7 @@ impl Handler for Exec {
     }
 
     async fn handle(&self, message: &Message, context: &Context) -> Result<Outcome, CannotStart> {
-        let headers = HeadersFile::new(&message.headers())?;
+        let headers = self.headers_files.hold(&message.headers())?;
         let variables = self.variables(message, context.attempt, &headers);
         let (group, pipes) = Group::spawn(&self.program, &variables)?;
         let id = message.id().unwrap_or_default();
@@ -133,9 +140,22 @@ fn judge(cause: Cause, status: ExitStatus, last_line: &str) -> Result<Outcome, C
 }
 
 /// Writes the body and closes the pipe. A command that doesn't read all of it is fine.
-async fn feed(mut stdin: ChildStdin, body: &[u8]) {
-    if let Err(error) = stdin.write_all(body).await {
+async fn feed(stdin: PipeWriter, body: &[u8]) {
+    if let Err(error) = write_all(stdin, body).await {
         tracing::debug!(%error, "command did not read all of its input");
+    }
+}
+
+/// Only for what the pipe has no room for is waited.
+async fn write_all(pipe: PipeWriter, body: &[u8]) -> io::Result<()> {
+    ioctl_fionbio(&pipe, true)?;
+    let written = match rustix::io::write(&pipe, body) {
+        Err(Errno::AGAIN) => 0,
+        written => written?,
+    };
+    match body.get(written..) {
+        None | Some([]) => Ok(()),
+        Some(rest) => ChildStdin::from_std(OwnedFd::from(pipe).into())?.write_all(rest).await,
     }
 }
 

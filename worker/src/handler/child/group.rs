@@ -7,7 +7,7 @@
 
 use std::{
     ffi::{CStr, CString},
-    io::{self, pipe},
+    io::{self, PipeWriter, pipe},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::process::ExitStatusExt,
@@ -26,7 +26,7 @@ use rustix::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    process::{ChildStderr, ChildStdin, ChildStdout},
+    process::{ChildStderr, ChildStdout},
 };
 
 use super::Program;
@@ -41,7 +41,7 @@ pub(in crate::handler) struct Group {
 }
 
 /// A child's standard streams.
-pub(in crate::handler) type Pipes = (ChildStdin, ChildStdout, ChildStderr);
+pub(in crate::handler) type Pipes = (PipeWriter, ChildStdout, ChildStderr);
 
 /// How often killed processes are looked for.
 const REAP_INTERVAL: Duration = Duration::from_millis(1);
@@ -76,7 +76,7 @@ impl Group {
         let pid = posix_spawn(path, &streams, &own_group()?, &program.arguments, &environment)?;
         let group = Self::watch(pid.as_raw())?;
         let pipes = (
-            ChildStdin::from_std(OwnedFd::from(to_stdin).into())?,
+            to_stdin,
             ChildStdout::from_std(OwnedFd::from(from_stdout).into())?,
             ChildStderr::from_std(OwnedFd::from(from_stderr).into())?,
         );

@@ -182,6 +182,39 @@ async fn headers_come_in_a_file_whatever_they_hold() {
 }
 
 #[tokio::test]
+async fn headers_are_those_of_the_message_in_work_whatever_a_command_did_to_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let headers = directory.path().join("headers");
+    // F_ADD_SEALS with F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE: nobody can write to it any more.
+    let spoil =
+        "import fcntl, os; fcntl.fcntl(open(os.environ['MAYFLY_HEADERS_FILE'], 'r+'), 1033, 2 | 4 | 8)";
+    let script = r#"cat $MAYFLY_HEADERS_FILE > $HEADERS; [ $MAYFLY_MESSAGE_ID = last ] || python3 -c "$SPOIL" || true"#;
+    let environment = [
+        ("PATH", std::env::var_os("PATH").unwrap()),
+        ("HEADERS", headers.clone().into_os_string()),
+        ("SPOIL", spoil.into()),
+    ];
+    let program = Program::new(
+        ["sh".into(), "-c".into(), script.into()],
+        environment.map(|(name, value)| (name.into(), value)),
+        OsStr::new(""),
+    );
+    let exec = Exec::new(program, "q");
+    for (id, value) in [("first", "a long one"), ("second", "short"), ("last", "")] {
+        let mut table = FieldTable::default();
+        table.insert("key".into(), AMQPValue::LongString(value.into()));
+        let mut delivery = Delivery::mock(1, "".into(), "q".into(), false, Vec::new());
+        delivery.properties = BasicProperties::default().with_message_id(id.into()).with_headers(table);
+        let outcome = exec.handle(&Message::from(delivery), &context(&Interrupt::default())).await;
+        assert_eq!(outcome, Ok(Outcome::Done), "{id}");
+        let read: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&headers).unwrap()).unwrap();
+        assert_eq!(read, serde_json::json!({ "key": value }));
+    }
+    assert_eq!(exec.headers_files.0.lock().unwrap().len(), 1, "one at a time needs one file");
+}
+
+#[tokio::test]
 async fn what_the_command_leaves_running_is_gone_before_its_message_is_settled() {
     let shell = Shell::new();
     let leaves_one = "sleep 1000 > /dev/null 2>&1 & echo $! > $FILE";

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    os::fd::OwnedFd,
     process::ExitStatus,
 };
 
@@ -99,6 +100,8 @@ const EXCERPT: usize = 200;
 impl Talk {
     pub(super) fn begin(program: &Program) -> Result<Self, CannotStart> {
         let (group, (stdin, stdout, stderr)) = Group::spawn(program, &[])?;
+        let stdin = ChildStdin::from_std(OwnedFd::from(stdin).into());
+        let stdin = stdin.map_err(|error| program.cannot_start(&error))?;
         Ok(Self {
             group,
             stdin: Some(stdin),
