@@ -228,6 +228,20 @@ impl Config {
         raw.checked()
     }
 
+    /// One of `pools` with what is usual otherwise; workers are processes. For samples and tests.
+    pub(crate) fn with_pools(pools: Vec<PoolConfig>) -> Self {
+        Self {
+            instance: "mayfly".to_owned(),
+            check_interval: DEFAULT_CHECK_INTERVAL,
+            broker: BrokerSource::default(),
+            counters: None,
+            broker_tls: TlsFiles::default(),
+            launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
+            quota: None,
+            pools,
+        }
+    }
+
     /// The pool of this name.
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&PoolConfig> {

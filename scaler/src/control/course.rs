@@ -197,11 +197,10 @@ impl Decider<'_> {
 
 #[cfg(test)]
 mod tests {
-    use mayfly_service::tls::TlsFiles;
 
     use super::*;
     use crate::{
-        config::{BrokerSource, LauncherConfig, PoolConfig, SloConfig, Start, WorkerTemplate},
+        config::{PoolConfig, SloConfig, Start, WorkerTemplate},
         policy::{PendingCause, Phase, PoolState, QueueFacts, ServiceTime, remember},
     };
 
@@ -209,16 +208,7 @@ mod tests {
 
     fn config() -> Config {
         let worker = WorkerTemplate::Process { command: vec!["worker".to_owned()], env: BTreeMap::new() };
-        Config {
-            instance: "mayfly".to_owned(),
-            check_interval: Duration::from_millis(250),
-            broker: BrokerSource::default(),
-            counters: None,
-            broker_tls: TlsFiles::default(),
-            launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
-            quota: None,
-            pools: vec![PoolConfig::with_defaults("a", "queue", worker)],
-        }
+        Config::with_pools(vec![PoolConfig::with_defaults("a", "queue", worker)])
     }
 
     /// The course with one intent of pool `pool` that is this old, `ready` messages waiting, and the intent

@@ -110,25 +110,15 @@ fn cooldown_cap(config: &Config, pool: &str) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use mayfly_service::tls::TlsFiles;
 
     use super::*;
-    use crate::config::{BrokerSource, LauncherConfig};
+
     use crate::policy::PendingCause;
 
     const NOW: Time = Time::from_millis(1_000_000_000);
 
     fn config() -> Config {
-        Config {
-            instance: "mayfly".to_owned(),
-            check_interval: Duration::from_millis(250),
-            broker: BrokerSource::default(),
-            counters: None,
-            broker_tls: TlsFiles::default(),
-            launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
-            quota: None,
-            pools: Vec::new(),
-        }
+        Config::with_pools(Vec::new())
     }
 
     fn pending() -> Worker {

@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mayfly_service::tls::TlsFiles;
-
 use super::{
     Decision, Estimates, Fact, Memory, Observation, PendingCause, Phase, QueueFacts, ServiceTime,
     StateRecord, Worker, decide, remember,
 };
 use crate::{
-    config::{BrokerSource, Config, LauncherConfig, PoolConfig, SloConfig, Start, WorkerTemplate},
+    config::{Config, PoolConfig, SloConfig, Start, WorkerTemplate},
     time::Time,
 };
 
@@ -41,16 +39,7 @@ impl Sample {
             max_pending: None,
             start: Start::Immediate,
         });
-        let mut config = Config {
-            instance: "sample".to_owned(),
-            check_interval: Duration::from_millis(250),
-            broker: BrokerSource::default(),
-            counters: None,
-            broker_tls: TlsFiles::default(),
-            launcher: LauncherConfig::Kubernetes { namespace: None, autoscaler_status: false },
-            quota: None,
-            pools: Vec::new(),
-        };
+        let mut config = Config::with_pools(Vec::new());
         let mut record = StateRecord::new(now);
         let mut workers = Vec::new();
         for number in 0..pools {

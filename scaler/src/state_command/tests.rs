@@ -1,10 +1,8 @@
-use std::{collections::BTreeMap, time::Duration};
-
-use mayfly_service::tls::TlsFiles;
+use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    config::{BrokerSource, PoolConfig, WorkerTemplate},
+    config::{PoolConfig, WorkerTemplate},
     launcher::{Cadence, LaunchError, Launched, Plan, Removed},
     policy::{Decision, Fact, Hold, Memory, Observation, Phase, QueueFacts, Worker, decide, remember},
 };
@@ -39,16 +37,7 @@ fn config(pools: &[&str]) -> Config {
         let worker = WorkerTemplate::Process { command: vec!["worker".to_owned()], env: BTreeMap::new() };
         PoolConfig::with_defaults(name, &format!("q-{name}"), worker)
     };
-    Config {
-        instance: "mayfly".to_owned(),
-        check_interval: Duration::from_millis(250),
-        broker: BrokerSource::default(),
-        counters: None,
-        broker_tls: TlsFiles::default(),
-        launcher: LauncherConfig::Process { directory: "/nowhere".into(), start_delay: Duration::ZERO },
-        quota: None,
-        pools: pools.iter().map(pool).collect(),
-    }
+    Config::with_pools(pools.iter().map(pool).collect())
 }
 
 fn nobody() -> There {

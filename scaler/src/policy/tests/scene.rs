@@ -2,15 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mayfly_service::{
-    report::{ExitReason, ExitReport},
-    tls::TlsFiles,
-};
+use mayfly_service::report::{ExitReason, ExitReport};
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 use super::super::*;
 use crate::{
-    config::{BrokerSource, Config, LauncherConfig, PoolConfig, WorkerTemplate},
+    config::{Config, PoolConfig, WorkerTemplate},
     time::Time,
 };
 
@@ -34,16 +31,7 @@ pub(super) fn pool(name: &str) -> PoolConfig {
 }
 
 pub(super) fn config(pools: Vec<PoolConfig>) -> Config {
-    Config {
-        instance: "mayfly".to_owned(),
-        check_interval: Duration::from_millis(250),
-        broker: BrokerSource::default(),
-        counters: None,
-        broker_tls: TlsFiles::default(),
-        launcher: LauncherConfig::Process { directory: "d".into(), start_delay: Duration::ZERO },
-        quota: None,
-        pools,
-    }
+    Config::with_pools(pools)
 }
 
 pub(super) const fn known<T>(value: T) -> Fact<T> {
