@@ -22,8 +22,7 @@ pub(super) use self::{
 };
 use super::{CannotStart, Interrupt};
 
-/// A command with its arguments and environment, as execve(2) takes them: for short work, making them anew for
-/// each message is what costs most.
+/// A command with its arguments and environment, as execve(2) takes them: made once, not for each message.
 #[derive(Debug, Clone)]
 pub struct Program {
     command: OsString,
