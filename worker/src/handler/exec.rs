@@ -94,7 +94,7 @@ impl Handler for Exec {
     }
 
     async fn handle(&self, message: &Message, context: &Context) -> Result<Outcome, CannotStart> {
-        let headers = self.headers_files.hold(&message.headers())?;
+        let headers = self.headers_files.take(&message.headers())?;
         let variables = self.variables(message, context.attempt, &headers);
         let (group, pipes) = Group::spawn(&self.program, &variables)?;
         let id = message.id().unwrap_or_default();
@@ -117,6 +117,7 @@ impl Handler for Exec {
             // An error means that an escaped process holds the pipes.
             last_line = mayfly_service::deadline("read the last output", LAST_OUTPUT, pump).await.ok();
         }
+        self.headers_files.keep(headers);
         let last_line = last_line.unwrap_or_default();
         match ended {
             Ok((cause, status)) => judge(cause, status, &last_line),

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     os::{fd::AsRawFd, unix::fs::FileExt},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
@@ -18,69 +18,58 @@ use crate::handler::CannotStart;
 
 /// The files that no message needs now. They are used again: making one takes longer than filling it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct HeadersFiles(pub(super) Arc<Mutex<Vec<File>>>);
+pub(super) struct HeadersFiles(pub(super) Arc<Mutex<Vec<HeadersFile>>>);
 
 /// Readable under its path by processes of the same user.
 #[derive(Debug)]
 pub(super) struct HeadersFile {
-    /// Until it is dropped.
-    file: Option<File>,
-    path: String,
-    idle: HeadersFiles,
+    file: File,
 }
 
 // === impl HeadersFiles ===
 
 impl HeadersFiles {
+    /// A file that holds `headers`, to be given back with [`keep`](Self::keep); one that is not is closed.
+    ///
     /// # Errors
     /// [`CannotStart`] when the operating system has no room for it.
-    pub(super) fn hold(&self, headers: &Value) -> Result<HeadersFile, CannotStart> {
+    pub(super) fn take(&self, headers: &Value) -> Result<HeadersFile, CannotStart> {
         let text = headers.to_string();
         // A command may have made its own unusable.
-        let used = self.pop().filter(|file| fill(file, &text).is_ok());
-        let made = || anonymous().and_then(|file| fill(&file, &text).map(|()| file));
-        let file = used
-            .map_or_else(made, Ok)
-            .map_err(|error| CannotStart { reason: format!("no file for a message's headers: {error}") })?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Ok(HeadersFile { file: Some(file), path, idle: self.clone() })
+        let used = self.lock().pop().filter(|used| used.fill(&text).is_ok());
+        let made = || HeadersFile::anonymous().and_then(|made| made.fill(&text).map(|()| made));
+        used.map_or_else(made, Ok)
+            .map_err(|error| CannotStart { reason: format!("no file for a message's headers: {error}") })
     }
 
-    fn pop(&self) -> Option<File> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    pub(super) fn keep(&self, file: HeadersFile) {
+        self.lock().push(file);
     }
 
-    fn push(&self, file: File) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+    fn lock(&self) -> MutexGuard<'_, Vec<HeadersFile>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 // === impl HeadersFile ===
 
 impl HeadersFile {
-    pub(super) fn path(&self) -> &str {
-        &self.path
+    pub(super) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
-}
 
-impl Drop for HeadersFile {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            self.idle.push(file);
-        }
+    fn fill(&self, text: &str) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(text.as_bytes(), 0)
     }
-}
 
-fn fill(file: &File, text: &str) -> io::Result<()> {
-    file.set_len(0)?;
-    file.write_all_at(text.as_bytes(), 0)
-}
-
-fn anonymous() -> io::Result<File> {
-    let create = |flags| memfd_create("headers", flags | MemfdFlags::CLOEXEC);
-    match create(MemfdFlags::NOEXEC_SEAL) {
-        // Linux before 6.3 doesn't know that; later ones may insist on it (vm.memfd_noexec).
-        Err(Errno::INVAL) => Ok(create(MemfdFlags::empty())?.into()),
-        created => Ok(created?.into()),
+    fn anonymous() -> io::Result<Self> {
+        let create = |flags| memfd_create("headers", flags | MemfdFlags::CLOEXEC);
+        let file = match create(MemfdFlags::NOEXEC_SEAL) {
+            // Linux before 6.3 doesn't know that; later ones may insist on it (vm.memfd_noexec).
+            Err(Errno::INVAL) => create(MemfdFlags::empty())?,
+            created => created?,
+        };
+        Ok(Self { file: file.into() })
     }
 }
