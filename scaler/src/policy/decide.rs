@@ -56,11 +56,7 @@ pub fn decide(
     config: &Config,
     now: Time,
 ) -> BTreeMap<String, Decision> {
-    // Gone through once, however many pools there are.
-    let mut workers: BTreeMap<&str, Vec<&Worker>> = BTreeMap::new();
-    for worker in observation.workers.known().into_iter().flatten() {
-        workers.entry(&worker.pool).or_default().push(worker);
-    }
+    let mut workers = observation.workers_by_pool();
     config
         .pools
         .iter()

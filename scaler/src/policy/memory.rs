@@ -117,12 +117,12 @@ fn remember_surplus(
     observation: &Observation,
     config: &Config,
 ) -> BTreeMap<String, Surplus> {
-    // Once for all pools: it goes through all queues.
-    let latest = observation.latest();
+    // Once for all pools: they go through all queues and all workers.
+    let (latest, mut workers) = (observation.latest(), observation.workers_by_pool());
     let surplus_of = |pool: &PoolConfig| {
         let (slo, now) = (pool.slo.as_ref()?, latest?);
         let state = observation.state.known()?.pool(&pool.name);
-        let own = observation.workers_of(&pool.name);
+        let own = workers.remove(&*pool.name).unwrap_or_default();
         let scene = Scene::of((pool, own), &state, memory, observation, config, now).ok()?;
         let surplus = Some(scene.surplus(slo)).filter(|surplus| *surplus > 0)?;
         let before = memory.surplus.get(&pool.name).cloned();

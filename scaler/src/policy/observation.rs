@@ -218,6 +218,15 @@ impl Observation {
         self.workers.known().into_iter().flatten().filter(|worker| worker.pool == pool).collect()
     }
 
+    /// The same for all pools at once: gone through once, however many there are.
+    pub(super) fn workers_by_pool(&self) -> BTreeMap<&str, Vec<&Worker>> {
+        let mut workers: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for worker in self.workers.known().into_iter().flatten() {
+            workers.entry(&*worker.pool).or_default().push(worker);
+        }
+        workers
+    }
+
     /// When the latest part of it was seen; `None` if nothing is known.
     pub(super) fn latest(&self) -> Option<Time> {
         let of_queues = self.queues.values().filter_map(Fact::at);
